@@ -1,0 +1,1 @@
+"""PRIVate fEderated Tuning."""

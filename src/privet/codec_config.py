@@ -44,7 +44,7 @@ class IdentityCodec(_Codec):
 
 
 class PruneCodec(_Codec):
-    """Keep the coordinates of one public mask that all clients share (after FedShield-LLM, arXiv 2506.05640)."""
+    """Keep the coordinates of one public mask that all clients share (after arXiv 2506.05640)."""
 
     kind: Literal["prune"] = "prune"
     mask: Literal["last_update", "seed"] = Field(
@@ -73,7 +73,7 @@ class RandomProjectionCodec(_Compressing):
 
 
 class CountSketchCodec(_Compressing):
-    """Each coordinate, with a sign, into one of k buckets (Charikar et al. 2002; FetchSGD, arXiv 2007.07682)."""
+    """Each coordinate, with a sign, into one of k buckets (Charikar 2002; FetchSGD, arXiv 2007.07682)."""
 
     kind: Literal["count_sketch"] = "count_sketch"
     scale: Scale = Field(
@@ -87,7 +87,7 @@ class CountSketchCodec(_Compressing):
 
 
 class TopKCodec(_Compressing):
-    """The largest coordinates: of a public reference, or (without sealing and privacy only) of each client."""
+    """The largest coordinates: of a public reference or, without sealing and privacy only, of each client."""
 
     kind: Literal["top_k"] = "top_k"
     support: Literal["public", "client"] = Field(

@@ -211,7 +211,7 @@ class SentimentData(_Source):
     partition: Partition = Field(
         default=ColumnPartition(kind="column", column="domain"), description="Who holds which records."
     )
-    split: Split = Field(default=Split(test=0.1, public=0.05), description="What is held out.")
+    split: Split = Field(default=Split(test=0.09, public=0.04), description="What is held out.")
 
     @property
     def test_public(self) -> bool:

@@ -1,1 +1,2 @@
 """PRIVate fEderated Tuning."""
+__version__ = "0.1.0"

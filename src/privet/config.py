@@ -1,0 +1,333 @@
+"""The configuration of a run: what a YAML file may say, and every mistake in it at once.
+
+Sections are named after what they decide. ``privacy``, ``sealing`` and ``codec`` change what a party could learn;
+``engine`` changes only how fast a run is and where it happens. Nothing here imports torch, so that ``privet validate``
+answers at once. The reference in ``docs/config.md`` is generated from this schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privet.codec_config import CodecConfig, IdentityCodec
+from privet.config_rules import problems_of
+from privet.data_config import DataConfig
+from privet.errors import PrivetError
+from privet.model_config import ModelConfig
+from privet.system_config import SystemConfig
+
+Relation = Literal["add-remove", "zero-out", "replace-one"]
+Unit = Literal["record", "client"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopLayers(Section):
+    """The ``top`` transformer layers nearest the output; the frozen layers below are computed once and cached."""
+
+    top: int = Field(gt=0, description="How many of the last layers get an adapter.")
+
+
+class LoraConfig(Section):
+    """Which weights are tuned (Hu et al., arXiv 2106.09685)."""
+
+    rank: int = Field(8, ge=1, le=512, description="Rank r of the adapter's factors.")
+    alpha: float = Field(16.0, gt=0, description="Scale: the adapter adds alpha/rank * B A x.")
+    targets: tuple[str, ...] | None = Field(
+        None, description="Names of the linear layers that get an adapter; by the model's family when absent."
+    )
+    layers: TopLayers | Literal["all"] | tuple[int, ...] = Field(
+        "all", description="`all`, `{top: k}`, or a list of layer numbers."
+    )
+    factors: Literal["freeze_a", "both"] = Field(
+        "freeze_a",
+        description="`freeze_a` trains B only (FFA-LoRA, arXiv 2403.12313): averaging is exact and noise linear.",
+    )
+    init_seed: int = Field(0, ge=0, description="Public seed of the factors A.")
+
+
+class OptimiserConfig(Section):
+    """One optimiser over the flat vector of trained values."""
+
+    kind: Literal["average", "momentum", "adam"] = Field("adam", description="Rule of the step.")
+    learning_rate: float = Field(1.0, gt=0, description="Step size; with `normalise`, the step's length.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment (momentum and adam).")
+    beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the second moment (adam).")
+    epsilon: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
+    normalise: bool = Field(True, description="Divide Adam's step by sqrt(dimension), so its length is the rate.")
+    warmup_rounds: int = Field(0, ge=0, description="Rounds over which the rate rises linearly.")
+
+
+class LocalConfig(Section):
+    """What a client does between two rounds, where the system trains locally."""
+
+    steps: int = Field(1, ge=1, description="Optimiser steps a round.")
+    batch_size: int = Field(16, ge=1, description="Records a step, where batches are not Poisson-sampled.")
+    optimiser: Literal["sgd", "adamw"] = Field("sgd", description="Local optimiser.")
+    learning_rate: float = Field(1.0, gt=0, description="Local step size.")
+
+
+class ScheduleConfig(Section):
+    """How long a run is and what a round contains."""
+
+    rounds: int = Field(40, ge=1, description="Rounds T.")
+    sampling_rate: float | None = Field(
+        None, gt=0, le=1, description="Poisson rate q at which each silo samples its records; public, one for all."
+    )
+    expected_batch: float | None = Field(
+        None,
+        gt=0,
+        description="Public denominator of a record-level sum: the declared expected number of sampled records over "
+        "all silos (one silo, where each silo steps by itself). Never the true count.",
+    )
+    weights: tuple[float, ...] | None = Field(
+        None, description="Public weights of the clients in an average, at most 1 each; equal when absent."
+    )
+    local: LocalConfig = Field(default_factory=LocalConfig, description="Local training.")
+    server: OptimiserConfig = Field(default_factory=OptimiserConfig, description="Optimiser on the opened sum.")
+    round_attempts: int = Field(3, ge=1, description="How often a round that failed is tried before the run stops.")
+
+
+class TrustConfig(Section):
+    """The trust model that the printed guarantee assumes."""
+
+    colluders: int = Field(0, ge=0, description="Clients assumed to pool what they know with an observer.")
+    min_survivors: int | None = Field(
+        None, ge=1, description="Survivors demanded before a sum is opened; all clients when absent."
+    )
+
+
+class PrivacyConfig(Section):
+    """The privacy guarantee that is asked for; absent for systems that give none."""
+
+    unit: Unit = Field("record", description="What one privacy unit is: one record, or all of a client.")
+    relation: Relation = Field("add-remove", description="Neighbouring relation; `replace-one` doubles sensitivity.")
+    delta: float = Field(1e-5, gt=0, lt=1, description="Total delta, the sampler's small change included.")
+    target_epsilon: float | None = Field(
+        None, gt=0, description="Noise is calibrated so that the worst observer of the trust model sees this epsilon."
+    )
+    noise_multiplier: float | None = Field(
+        None, gt=0, description="Standard deviation of the noise over the sensitivity, instead of a target."
+    )
+    max_epsilon: float | None = Field(
+        None, gt=0, description="Budget: a release that would exceed it is not made and the run stops."
+    )
+    clip_norm: float | Literal["public"] = Field(
+        "public", description="L2 bound of one unit, or `public`: the median gradient norm on the public records."
+    )
+    trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust model of the guarantee.")
+
+
+class NoSealing(Section):
+    """Contributions travel to the server as they are."""
+
+    kind: Literal["none"] = "none"
+
+
+class MaskedSealing(Section):
+    """Pairwise and self masks (Bonawitz et al. 2017); the server learns the sum and nothing else."""
+
+    kind: Literal["masked"] = "masked"
+    threshold: int | None = Field(None, ge=2, description="Shares t that unmask; above 2n/3, which is the default.")
+    epoch_rounds: int = Field(8, ge=1, le=64, description="Rounds that one key phase serves.")
+
+
+class EncryptedSealing(Section):
+    """SEAL BFV: the server adds ciphertexts; a designated client opens the sum."""
+
+    kind: Literal["encrypted"] = "encrypted"
+
+
+class EncryptedMaskedSealing(Section):
+    """BFV over masked values: no single client and no server alone could open a contribution."""
+
+    kind: Literal["encrypted+masked"] = "encrypted+masked"
+    threshold: int | None = Field(None, ge=2, description="Shares t that unmask; above 2n/3, which is the default.")
+    epoch_rounds: int = Field(8, ge=1, le=64, description="Rounds that one key phase serves.")
+
+
+class CkksSealing(Section):
+    """TenSEAL CKKS with FedShield-LLM's parameters; for comparison, approximate arithmetic."""
+
+    kind: Literal["ckks"] = "ckks"
+
+
+SealingConfig = Annotated[
+    NoSealing | MaskedSealing | EncryptedSealing | EncryptedMaskedSealing | CkksSealing,
+    Field(discriminator="kind"),
+]
+
+
+class EvaluationConfig(Section):
+    """What is measured on the public test records; nothing else about private data leaves a silo."""
+
+    metric: Literal["choices", "loss"] = Field("choices", description="Accuracy over the verbalisers, or loss alone.")
+    max_records: int | None = Field(None, ge=1, description="Test records a silo; all when absent.")
+    every: int = Field(0, ge=0, description="Also after every so many rounds; 0 is before and after the run only.")
+
+
+class Dropout(Section):
+    """A planned dropout of the local engine, to see a run recover."""
+
+    round: int = Field(ge=0, description="Round, from 0.")
+    party: int = Field(ge=0, description="Number of the client.")
+    before: Literal["round", "recover"] = Field("round", description="Phase from which on the client is silent.")
+
+
+class EngineConfig(Section):
+    """Where a run happens and how fast; nothing here changes what anybody could learn."""
+
+    kind: Literal["local"] = Field("local", description="`local` runs all parties in one process.")
+    threads: int | None = Field(None, ge=1, description="Torch threads; all cores when absent.")
+    micro_batch: int = Field(32, ge=1, description="Records whose gradients are in memory at once.")
+    cache_mebibytes: int = Field(2048, ge=0, description="Memory for the frozen prefix; beyond it, disk.")
+    deterministic_units: bool = Field(
+        False, description="One record at a time: gradients do not depend on the batch they are computed in."
+    )
+    diagnostics: bool = Field(
+        True, description="Local engine only: write sampled counts and measured noise, which no real client sends."
+    )
+    dropouts: tuple[Dropout, ...] = Field((), description="Planned dropouts, to see a run recover.")
+
+
+class Config(Section):
+    """A whole run."""
+
+    version: Literal[1] = 1
+    seed: int = Field(0, ge=0, description="Public seed: partitions, codecs, order of public records.")
+    insecure_test_seed: int | None = Field(
+        None, ge=0, description="Derive all secrets from this number. For tests: epsilon becomes `none`."
+    )
+    system: SystemConfig
+    model: ModelConfig
+    data: DataConfig
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    privacy: PrivacyConfig | None = None
+    codec: CodecConfig = Field(default_factory=IdentityCodec)
+    sealing: SealingConfig = Field(default_factory=NoSealing)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a configuration."""
+
+    path: str
+    message: str
+    given: object = None
+    allowed: str | None = None
+
+    def __str__(self) -> str:
+        """One line; the value is cut where it is long."""
+        given = "" if self.given is None else f" (given: {str(self.given)[:120]})"
+        allowed = f"; allowed: {self.allowed}" if self.allowed else ""
+        return f"{self.path}: {self.message}{given}{allowed}"
+
+
+class ConfigError(PrivetError):
+    """All mistakes of a configuration file."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
+        super().__init__(
+            f"{count}\n" + "\n".join(f"  - {problem}" for problem in problems),
+            field=source,
+            hint="`privet init` writes an example; docs/config.md lists every key",
+        )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        PrivetError: if it is missing, no YAML, or no mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise PrivetError("cannot be read", field=str(path), given=e.strerror, hint="check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        where = getattr(e, "problem_mark", None)
+        line = f"line {where.line + 1}, column {where.column + 1}" if where else "not UTF-8 text"
+        raise PrivetError("is not valid YAML", field=str(path), given=line, hint="mend that line") from None
+    if not isinstance(loaded, dict):
+        raise PrivetError("has no sections", field=str(path), hint="`privet init` writes an example")
+    return loaded
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``raw`` with ``a.b=value`` assignments applied; values are YAML.
+
+    Raises:
+        PrivetError: if an assignment has no ``=`` or goes through something that is no section.
+    """
+    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    for assignment in overrides:
+        path, separator, text = assignment.partition("=")
+        if not separator or not path:
+            raise PrivetError("is no assignment", field="--set", given=assignment, allowed="section.key=value")
+        *parents, last = path.split(".")
+        section = merged
+        for name in parents:
+            if section.get(name) is None:
+                section[name] = {}
+            if not isinstance(section[name], dict):
+                raise PrivetError("is no section", field="--set", given=assignment, allowed="section.key=value")
+            section = section[name]
+        section[last] = yaml.safe_load(text)
+    return merged
+
+
+def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
+    """A checked configuration.
+
+    Raises:
+        ConfigError: naming every mistake, those of single fields first, else those between fields.
+    """
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as e:
+        raise ConfigError(source, [_problem(error) for error in e.errors(include_url=False)]) from None
+    problems = [Problem(*row) for row in problems_of(config)]
+    if problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The checked configuration in a file, with overrides.
+
+    Raises:
+        PrivetError: see :func:`read_yaml`, :func:`with_overrides` and :func:`parse`.
+    """
+    return parse(with_overrides(read_yaml(path), overrides), str(path))
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _problem(error: Any) -> Problem:
+    path = ".".join(str(part) for part in error["loc"]) or "config"
+    context = error.get("ctx", {})
+    allowed = context.get("expected") or context.get("expected_tags")
+    if error["type"] == "extra_forbidden":
+        return Problem(path, "unknown key", error.get("input"), "see docs/config.md")
+    if error["type"] == "missing":
+        return Problem(path, "is missing")
+    bounds = [f"{name} {context[name]}" for name in ("gt", "ge", "lt", "le") if name in context]
+    return Problem(path, error["msg"], error.get("input"), allowed or ", ".join(bounds) or None)

@@ -1,0 +1,67 @@
+"""Server optimisers over the flat vector of trained values (Reddi et al., arXiv 2003.00295, Algorithm 2).
+
+The input is the decoded mean of contributions, a direction in which the loss falls. Everything here is
+post-processing of what was opened: no privacy is spent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.config import OptimiserConfig
+from privet.protocol import Body, as_array
+
+Vector = NDArray[np.float32]
+
+
+@dataclass
+class Optimiser:
+    """``average``, ``momentum`` or ``adam`` with a step count; its state is in checkpoints.
+
+    With ``normalise``, Adam's step is divided by the square root of the dimension, so that its Euclidean length is
+    about the learning rate for any number of trained values: a noisy sum then moves the adapter no further than a
+    clean one.
+
+    Attributes:
+        first: First moment, float32 [D].
+        second: Second moment, float32 [D].
+        steps: Steps taken.
+    """
+
+    config: OptimiserConfig
+    first: Vector
+    second: Vector
+    steps: int = 0
+
+    @classmethod
+    def fresh(cls, config: OptimiserConfig, dimension: int) -> Optimiser:
+        """An optimiser that has taken no step."""
+        return cls(config, np.zeros(dimension, np.float32), np.zeros(dimension, np.float32))
+
+    def step(self, parameters: Vector, direction: Vector) -> Vector:
+        """New parameters, float32 [D]: ``parameters`` moved along ``direction``."""
+        c = self.config
+        self.steps += 1
+        rate = np.float32(c.learning_rate * min(1.0, self.steps / max(1, c.warmup_rounds)))
+        if c.kind == "average":
+            return (parameters + rate * direction).astype(np.float32)
+        self.first = (c.momentum * self.first + (1 - c.momentum) * direction).astype(np.float32)
+        if c.kind == "momentum":
+            return (parameters + rate * self.first).astype(np.float32)
+        self.second = (c.beta2 * self.second + (1 - c.beta2) * direction * direction).astype(np.float32)
+        mean = self.first / (1 - c.momentum**self.steps)
+        scale = np.sqrt(self.second / (1 - c.beta2**self.steps)) + c.epsilon
+        length = np.sqrt(len(parameters)) if c.normalise else 1.0
+        return (parameters + rate * mean / scale / length).astype(np.float32)
+
+    def to_body(self) -> Body:
+        """State for a checkpoint."""
+        return {"first": self.first, "second": self.second, "steps": self.steps}
+
+    def restore(self, body: Body) -> None:
+        """Take back what :meth:`to_body` gave."""
+        self.first, self.second = as_array(body, "first"), as_array(body, "second")
+        self.steps = int(body["steps"])  # type: ignore[arg-type]  # a Scalar by the checkpoint's schema

@@ -1,0 +1,170 @@
+"""The server's half of the protocol, as a generator: what it asks, in what order, and when it gives up.
+
+Four steps a round: admit the release to the ledger, ask for contributions, open their sum, step the adapter. The
+ledger is on disk before anything can be opened, and the checkpoint after each round holds all that a resumed server
+needs. Nothing here knows how messages travel, and nothing here sees a contribution unless the sealing level is `none`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from privet.aggregate import Aggregator
+from privet.errors import PrivetError
+from privet.messages import ENROL, ROUND
+from privet.privacy.ledger import Ledger
+from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
+from privet.sealing.base import Opened, SealingServer
+from privet.systems.base import System
+
+
+@dataclass
+class Progress:
+    """Where a run stands; together with the aggregator and the ledger this is the server's checkpoint.
+
+    Attributes:
+        number: Round that is due.
+        attempt: Attempt at it.
+        charged: Last round and attempt whose release the ledger holds.
+        stopped: Why the run ended early, if it did.
+    """
+
+    number: int = 0
+    attempt: int = 0
+    charged: RoundId | None = None
+    stopped: str | None = None
+
+    @property
+    def round(self) -> RoundId:
+        """The round and attempt that is due."""
+        return RoundId(self.number, self.attempt)
+
+
+@dataclass
+class Server:
+    """Runs a system over its parties.
+
+    Attributes:
+        system: The composition.
+        rounds: Rounds T.
+        attempts: Tries of one round.
+        run: Name of the run, which enters signatures.
+        sealing: Server half of the level.
+        survivors_demanded: Fewest contributions that may be opened.
+        ledger: Releases so far.
+        aggregator: The role behind the sum.
+        save: Writes a checkpoint; when it returns, the state survives a power failure.
+        observe: Told of what happens, for people to look at.
+        progress: Where the run stands.
+    """
+
+    system: System
+    rounds: int
+    attempts: int
+    run: str
+    sealing: SealingServer
+    survivors_demanded: int
+    ledger: Ledger
+    aggregator: Aggregator
+    save: Callable[[Server], None]
+    observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
+    progress: Progress = field(default_factory=Progress)
+
+    def steps(self) -> Steps[Progress]:
+        """The whole run, from enrolment to the last round; resumes where ``progress`` stands."""
+        yield from self._enrol()
+        while self.progress.number < self.rounds and self.progress.stopped is None:
+            if not self._admit():
+                break
+            started = time.monotonic()
+            try:
+                opened = yield from self._open_round()
+            except RoundAborted as reason:
+                self._abort(str(reason))
+                continue
+            norm = self._step(opened)
+            self.observe("round", self._facts(opened, norm, time.monotonic() - started))
+        return self.progress
+
+    def _enrol(self) -> Steps[None]:
+        replies = yield Ask(ENROL, {"run": self.run, "dimension": len(self.aggregator.flat)})
+        if len(replies.ok) < self.survivors_demanded:
+            raise PrivetError(
+                "too few clients enrolled",
+                field="clients",
+                given=f"{len(replies.ok)} ({_reasons(replies.failed)})",
+                allowed=f"at least {self.survivors_demanded}",
+                hint="start the missing clients and resume the run",
+            )
+
+    def _admit(self) -> bool:
+        """Whether the budget allows the round that is due; a round that is already charged needs no second charge."""
+        if self.progress.charged == self.progress.round:
+            return True
+        if self.ledger.would_exceed(self.system.release):
+            self.progress.stopped = "the next release would exceed the privacy budget"
+            self.observe("stopped", {"reason": self.progress.stopped})
+            self.save(self)
+            return False
+        return True
+
+    def _charge(self) -> None:
+        """Write the release down before it happens; what is charged stays charged even if nothing gets opened."""
+        if self.progress.charged != self.progress.round:
+            self.ledger.charge(self.system.release)
+            self.progress.charged = self.progress.round
+            self.save(self)
+
+    def _open_round(self) -> Steps[Opened]:
+        due = self.progress.round
+        parties = yield from self.sealing.prepare(due)
+        if len(parties) < self.survivors_demanded:
+            raise RoundAborted(f"{len(parties)} of {self.survivors_demanded} demanded clients are ready")
+        if self.sealing.reveals_contributions:
+            self._charge()
+        question: Body = {"number": due.number, "attempt": due.attempt, **self.aggregator.broadcast()}
+        replies = yield Ask(ROUND, question, to=parties)
+        if len(replies.ok) < self.survivors_demanded:
+            raise RoundAborted(
+                f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
+                f"({_reasons(replies.failed)})"
+            )
+        self._charge()
+        size = self.system.pipeline.size or len(self.aggregator.flat)
+        opened = yield from self.sealing.open(due, size, replies.ok)
+        if len(opened.survivors) < self.survivors_demanded:
+            raise RoundAborted("fewer contributions than demanded could be opened")
+        missing = {party: reason for party, reason in replies.failed.items()}
+        return Opened(opened.survivors, opened.total, opened.ciphertext, {**missing, **opened.refused})
+
+    def _step(self, opened: Opened) -> float:
+        assert opened.total is not None
+        norm = self.aggregator.apply(self.progress.round, opened.total)
+        self.progress.number, self.progress.attempt = self.progress.number + 1, 0
+        self.save(self)
+        return norm
+
+    def _abort(self, reason: str) -> None:
+        self.observe("aborted", {"round": self.progress.number, "attempt": self.progress.attempt, "reason": reason})
+        self.progress.attempt += 1
+        if self.progress.attempt >= self.attempts:
+            self.progress.stopped = f"round {self.progress.number} failed {self.attempts} times: {reason}"
+            self.observe("stopped", {"reason": self.progress.stopped})
+        self.save(self)
+
+    def _facts(self, opened: Opened, norm: float, seconds: float) -> dict[str, Any]:
+        return {
+            "round": self.progress.number - 1,
+            "attempt": self.progress.charged.attempt if self.progress.charged else 0,
+            "survivors": list(opened.survivors),
+            "missing": {str(party): reason for party, reason in opened.refused.items()},
+            "direction_norm": norm,
+            "seconds": seconds,
+        }
+
+
+def _reasons(failed: Any) -> str:
+    return ", ".join(f"{party}: {reason}" for party, reason in sorted(failed.items())) or "no reason given"

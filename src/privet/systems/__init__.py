@@ -1,0 +1,29 @@
+"""One file a system, each some forty lines: start here.
+
+A system file reads like its paper's algorithm box: the composition, the release it makes each round, the citation.
+No system imports another.
+"""
+
+from __future__ import annotations
+
+from privet.config import Config
+from privet.systems.base import Facts, System
+from privet.systems.dp_lora import dp_lora
+from privet.systems.fedavg import fedavg
+from privet.systems.hedge import hedge
+
+__all__ = ["Facts", "System", "compose"]
+
+
+def compose(config: Config, facts: Facts) -> System:
+    """The system that ``config`` asks for.
+
+    Raises:
+        PrivetError: if its stages are unsound, or its noise cannot be drawn as configured.
+    """
+    if config.system.kind == "fedavg":
+        return fedavg(config, facts)
+    assert config.privacy is not None, "config_rules demands it"
+    if config.system.kind == "dp_lora":
+        return dp_lora(config, facts, config.privacy)
+    return hedge(config, facts, config.privacy)

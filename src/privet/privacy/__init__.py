@@ -1,0 +1,24 @@
+"""Privacy accounting: what was released, what it costs, to which observer, and when to stop.
+
+Importing this package does not load the accountant (``dp_accounting``); the first epsilon does.
+"""
+
+from __future__ import annotations
+
+from privet.privacy.accountants import Epsilons, Headline, calibrate, compute, headline
+from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sampling, Shares, Unit
+
+__all__ = [
+    "AnyRelease",
+    "Epsilons",
+    "Headline",
+    "NoGuarantee",
+    "Relation",
+    "Release",
+    "Sampling",
+    "Shares",
+    "Unit",
+    "calibrate",
+    "compute",
+    "headline",
+]

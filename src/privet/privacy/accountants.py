@@ -1,0 +1,357 @@
+"""Epsilon of a list of releases: closed form, privacy loss distributions, RDP and the central-limit value.
+
+All accounting is done by ``dp-accounting``, on pairs of distributions that ``pairs.py`` proves to dominate.
+Where an accountant has no sound answer, its value is ``None``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from privet.errors import PrivetError
+from privet.privacy.events import RELATIONS, AnyRelease, NoGuarantee, Relation, Release, Sampling
+from privet.privacy.pairs import Pair, dominating_pair, grid_interval, loss_distribution
+
+CLT_WARNING = "approximation, can under-report"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The number to quote, and how it was found; ``value`` is ``None`` when there is no finite epsilon."""
+
+    value: float | None
+    method: Literal["exact", "pld", "none"]
+
+
+@dataclass(frozen=True)
+class Epsilons:
+    """Epsilon at one delta by each accountant, all for the same observer, unit and relation.
+
+    Attributes:
+        relation: Neighbouring relation.
+        delta: The whole delta that is promised.
+        delta_prime: The part of it spent on what runs being not quite the Gaussian: (1 + e^epsilon) times the
+            total variation distance. The accountants were asked at ``delta - delta_prime``.
+        exact: Closed form of a mu-GDP mechanism; ``None`` unless every release is a Gaussian on all units.
+        pld: Privacy loss distributions, pessimistically discretised: an upper bound, tight to about 1e-4.
+        rdp: Renyi DP, a looser upper bound to cross-check; ``None`` where no sound bound is at hand.
+        clt: Central-limit value; may be too small, never a guarantee.
+        reason: Why there is no finite epsilon, if there is none.
+    """
+
+    relation: Relation
+    delta: float
+    delta_prime: float
+    exact: float | None
+    pld: float | None
+    rdp: float | None
+    clt: float | None
+    reason: str | None = None
+
+    @property
+    def headline(self) -> Headline:
+        """The closed form where it is exact, else PLD."""
+        if self.exact is not None:
+            return Headline(self.exact, "exact")
+        return Headline(self.pld, "pld") if self.pld is not None else Headline(None, "none")
+
+    @property
+    def value(self) -> float:
+        """The headline as a number, infinite when there is no guarantee."""
+        value = self.headline.value
+        return math.inf if value is None else value
+
+    def as_dict(self) -> dict[str, Any]:
+        """The parts for JSON; ``"epsilon"`` is the word ``"none"``, with a reason, when there is none."""
+        methods = {name: getattr(self, name) for name in ("exact", "pld", "rdp", "clt")}
+        return {
+            "epsilon": "none" if self.reason else methods,
+            "headline": asdict(self.headline),
+            "relation": self.relation,
+            "delta": self.delta,
+            "delta_prime": self.delta_prime,
+            **({"clt_note": CLT_WARNING} if self.clt is not None else {}),
+            **({"reason": self.reason} if self.reason else {}),
+        }
+
+
+def accountant_version() -> str:
+    """Name and version of the accountant, for reports."""
+    from importlib.metadata import version
+
+    return f"dp-accounting {version('dp-accounting')}"
+
+
+def compute(releases: Sequence[AnyRelease], delta: float, relation: Relation = "zero-out") -> Epsilons:
+    """Epsilon of all releases together.
+
+    What runs may differ from the ideal Gaussian by a total variation distance t, the sum of the releases'
+    ``delta_prime``. Then (epsilon, d)-DP of the ideal gives (epsilon, d + (1 + e^epsilon) t)-DP of what runs.
+    With e2 = epsilon(delta/2), delta' = (1 + e^e2) t is enough as long as it is at most delta/2, since then
+    epsilon(delta - delta') <= e2.
+
+    Args:
+        releases: What was released about one data set, in any order; equal ones are merged.
+        delta: The delta to promise, in (0, 1).
+        relation: Neighbouring relation.
+
+    Returns:
+        All accountants' values. With several cohorts, each method's largest over the cohorts; with nothing
+        released, zeros.
+
+    Raises:
+        PrivetError: if ``delta`` is no probability, or if delta' would exceed half of it.
+    """
+    check_delta(delta)
+    check_relation(relation)
+    if reason := no_guarantee(releases):
+        return Epsilons(relation, delta, 0.0, None, None, None, None, reason)
+    parts, exact = _parts([r for r in releases if isinstance(r, Release)], relation)
+    results = [_one_part(part, delta, relation, exact) for part in parts]
+
+    def largest(method: str) -> float | None:
+        values = [getattr(result, method) for result in results]
+        return None if None in values else max(values)
+
+    exact_value, pld, rdp, clt = (largest(method) for method in ("exact", "pld", "rdp", "clt"))
+    return Epsilons(relation, delta, max(r.delta_prime for r in results), exact_value, pld, rdp, clt)
+
+
+def headline(releases: Sequence[AnyRelease], delta: float, relation: Relation = "zero-out") -> float:
+    """The headline epsilon alone, infinite without a guarantee; skips the accountants that only cross-check.
+
+    The number is bit for bit the one that :func:`compute` reports.
+    """
+    check_delta(delta)
+    check_relation(relation)
+    if no_guarantee(releases):
+        return math.inf
+    parts, exact = _parts([r for r in releases if isinstance(r, Release)], relation)
+    return max(_headline(part, delta, relation, exact)[0] for part in parts)
+
+
+def no_guarantee(releases: Sequence[AnyRelease]) -> str | None:
+    """Why no finite epsilon covers the releases, or ``None`` if one does."""
+    reasons = []
+    for r in releases:
+        if isinstance(r, NoGuarantee):
+            reasons.append(f"{r.name}: {r.reason}")
+        elif r.effective_noise_multiplier == 0:
+            reasons.append(f"{r.name}: no noise is left for an observer who knows all of its shares")
+    return "; ".join(dict.fromkeys(reasons)) or None
+
+
+def check_delta(delta: float) -> None:
+    """Refuse a delta outside (0, 1)."""
+    if not 0 < delta < 1:
+        raise PrivetError("delta is a probability", field="delta", given=delta, allowed="0 < delta < 1")
+
+
+def check_relation(relation: str) -> None:
+    """Refuse an unknown neighbouring relation."""
+    if relation not in RELATIONS:
+        raise PrivetError(
+            "unknown neighbouring relation", field="relation", given=relation, allowed=", ".join(RELATIONS)
+        )
+
+
+def _parts(releases: Sequence[Release], relation: Relation) -> tuple[list[tuple[Release, ...]], bool]:
+    """What one unit can be touched by, and whether all of it has the closed form.
+
+    A part holds the releases on everybody and those on one cohort. Equal releases are merged whatever their
+    names, and sorted, so that order and names cannot change a digit.
+    """
+    names = sorted({r.cohort for r in releases if r.cohort is not None})
+    touching = [[r for r in releases if r.cohort in (None, name)] for name in names] or [list(releases)]
+    exact = all(dominating_pair(r, relation).gaussian for r in releases)
+    return sorted({_merged(part) for part in touching}, key=repr), exact
+
+
+def _merged(releases: Sequence[Release]) -> tuple[Release, ...]:
+    """One release for all that cost the same, with their counts added, in an order of their own."""
+    counts: dict[tuple[float, Sampling, float], int] = {}
+    for r in releases:
+        cost = (r.effective_noise_multiplier, r.sampling, r.delta_prime)
+        counts[cost] = counts.get(cost, 0) + r.count
+    merged = (
+        Release("", sigma, count, sampling, distance) for (sigma, sampling, distance), count in counts.items()
+    )
+    return tuple(sorted(merged, key=repr))
+
+
+def _one_part(releases: tuple[Release, ...], delta: float, relation: Relation, exact: bool) -> Epsilons:
+    value, ideal_delta = _headline(releases, delta, relation, exact)
+    return Epsilons(
+        relation,
+        delta,
+        delta - ideal_delta,
+        value if exact else None,
+        _pld_epsilon(releases, ideal_delta, relation) if exact else value,
+        _rdp_epsilon(releases, ideal_delta, relation),
+        _clt_epsilon(releases, ideal_delta, relation),
+    )
+
+
+def _headline(
+    releases: tuple[Release, ...], delta: float, relation: Relation, exact: bool
+) -> tuple[float, float]:
+    """The headline epsilon, and the delta it was asked at: what delta' leaves."""
+    ask = _exact_epsilon if exact else _pld_epsilon
+    distance = math.fsum(r.count * r.delta_prime for r in releases)
+    if distance:
+        exponent = ask(releases, delta / 2, relation)
+        delta_prime = distance * (1 + math.exp(exponent)) if exponent < 700 else math.inf
+        if delta_prime > delta / 2:
+            raise PrivetError(
+                "what runs is too far from the ideal mechanism for this delta",
+                field="delta",
+                given=f"delta {delta:g}, of which {delta_prime:g} would go to a distance of {distance:g}",
+                allowed="at most half of delta",
+                hint="raise delta, or the precision of the noise",
+            )
+        delta -= delta_prime
+    return ask(releases, delta, relation), delta
+
+
+def _exact_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float:
+    """Gaussians on all units are mu-GDP, mu^2 = sum of count/sigma^2 (Dong, Roth and Su, JRSS B 2022)."""
+    import dp_accounting
+
+    pairs = [dominating_pair(r, relation) for r in releases]
+    mu_squared = math.fsum(p.times / p.sigma**2 for p in pairs)
+    return float(dp_accounting.get_epsilon_gaussian(mu_squared**-0.5, delta)) if mu_squared else 0.0
+
+
+def _clt_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float | None:
+    """GDP-CLT: mu^2 = sum of count q^2 (e^(1/s^2) - 1), Poisson only (Bu, Dong, Long and Su, HDSR 2020)."""
+    import dp_accounting
+
+    if relation == "replace-one" or any(r.sampling.kind == "fixed" for r in releases):
+        return None
+    if any(r.effective_noise_multiplier < 0.04 for r in releases):
+        return None  # e^(1/s^2) leaves the range of float64
+    mu_squared = math.fsum(
+        r.count * r.sampling.rate**2 * math.expm1(r.effective_noise_multiplier**-2) for r in releases
+    )
+    return float(dp_accounting.get_epsilon_gaussian(mu_squared**-0.5, delta)) if mu_squared else 0.0
+
+
+def _rdp_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float | None:
+    """RDP of the pairs whose directions compose apart: Renyi divergences grow with domination.
+
+    The accountant is always asked under its add-or-remove relation, about pairs that already hold the
+    sensitivity of
+    ours: under its REPLACE_ONE it keeps C where the sensitivity is 2 C (dp-accounting 0.6.0).
+    """
+    import dp_accounting
+
+    accountant = dp_accounting.rdp.RdpAccountant()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # else a line for each fractional order that it skips
+    for pair in (dominating_pair(r, relation) for r in releases):
+        if pair.kind != "apart":
+            return None
+        event = dp_accounting.GaussianDpEvent(pair.sigma)
+        accountant.compose(
+            event if pair.gaussian else dp_accounting.PoissonSampledDpEvent(pair.rate, event), pair.times
+        )
+    epsilon = float(accountant.get_epsilon(delta))
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def _pld_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float:
+    """Convolution of the pairs' privacy loss distributions; the Gaussians among them first become one."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    pairs = [dominating_pair(r, relation) for r in releases]
+    mu_squared = math.fsum(p.times / p.sigma**2 for p in pairs if p.gaussian)
+    terms = [Pair(mu_squared**-0.5, 1, 1.0, "apart")] if mu_squared else []
+    terms += [p for p in pairs if not p.gaussian]
+    if not terms:
+        return 0.0
+    interval = grid_interval(terms)
+    composed = pld.identity(value_discretization_interval=interval)
+    for pair in terms:
+        single = loss_distribution(pair.sigma, pair.rate, pair.kind, interval)
+        composed = composed.compose(single.self_compose(pair.times) if pair.times > 1 else single)
+    return float(composed.get_epsilon_for_delta(delta))
+
+
+def calibrate(
+    make_releases: Callable[[float], Sequence[AnyRelease]],
+    target_epsilon: float,
+    delta: float,
+    relation: Relation = "zero-out",
+    *,
+    tolerance: float = 1e-3,
+) -> float:
+    """The smallest noise multiplier, to a relative ``tolerance`` in epsilon, that keeps to the target.
+
+    Args:
+        make_releases: The planned releases at a noise multiplier; more noise must not raise epsilon.
+        target_epsilon: Headline epsilon not to exceed, for the observer that ``make_releases`` describes.
+        delta: The delta to promise.
+        relation: Neighbouring relation.
+        tolerance: How far below the target epsilon may stay, relative.
+
+    Returns:
+        A noise multiplier that was verified: ``headline(make_releases(it), delta, relation) <=
+        target_epsilon``.
+
+    Raises:
+        PrivetError: if the target is not positive, or no noise reaches it.
+    """
+    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
+        raise PrivetError(
+            "a target epsilon is positive",
+            field="epsilon",
+            given=target_epsilon,
+            allowed="a finite number > 0",
+        )
+
+    def excess(log_sigma: float) -> float:
+        value = headline(make_releases(math.exp(log_sigma)), delta, relation)
+        return math.log(max(value, 1e-9) / target_epsilon) if math.isfinite(value) else math.inf
+
+    low, low_excess, high, high_excess = _bracket(excess, target_epsilon)
+    for step in range(60):
+        if -tolerance <= high_excess <= 0 or high - low < 1e-9:
+            break
+        # Regula falsi on a nearly straight log-log curve; every third step bisects, so the bracket surely
+        # shrinks.
+        middle = (low + high) / 2
+        if step % 3 < 2 and math.isfinite(low_excess):
+            secant = low + (high - low) * (low_excess + tolerance / 2) / (low_excess - high_excess)
+            middle = min(max(secant, low + 0.01 * (high - low)), high - 0.01 * (high - low))
+        if (at := excess(middle)) <= 0:
+            high, high_excess = middle, at
+        else:
+            low, low_excess = middle, at
+    return math.exp(high)
+
+
+def _bracket(excess: Callable[[float], float], target_epsilon: float) -> tuple[float, float, float, float]:
+    """Log noise multipliers with too large and small enough an epsilon, each with its excess."""
+    step, limit = math.log(2), math.log(1e9)
+    at = low = high = 0.0
+    low_excess = high_excess = excess(0.0)
+    direction = step if low_excess > 0 else -step
+    while (low_excess > 0) == (high_excess > 0):
+        at += direction
+        if abs(at) > limit:
+            raise PrivetError(
+                "no amount of noise reaches this epsilon" if at > 0 else "this epsilon needs no noise at all",
+                field="epsilon",
+                given=target_epsilon,
+                hint="another release in the run already costs more, or has no finite epsilon"
+                if at > 0
+                else None,
+            )
+        if direction > 0:
+            low, low_excess, high, high_excess = high, high_excess, at, excess(at)
+        else:
+            low, low_excess, high, high_excess = at, excess(at), low, low_excess
+    return low, low_excess, high, high_excess

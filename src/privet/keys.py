@@ -95,7 +95,7 @@ class Stream(_Unpicklable):
     def _fill(self, count: int) -> NDArray[np.uint8]:
         # update_into wants room for one block more than it writes
         buffer = np.empty(count + 15, dtype=np.uint8)
-        view = memoryview(buffer)
+        view = buffer.data
         for start in range(0, count, len(_ZEROS)):
             size = min(len(_ZEROS), count - start)
             self._encryptor.update_into(memoryview(_ZEROS)[:size], view[start : start + size + 15])

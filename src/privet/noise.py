@@ -14,6 +14,7 @@ truncated, also not the tail.
 from __future__ import annotations
 
 import math
+import sys
 
 import mpmath
 import numpy as np
@@ -31,11 +32,11 @@ MAX_STD = 2.0**40
 TOLERANCE = 2.0**-36
 """How far (in standard deviations) a quick draw must be from every rounding boundary to be believed.
 
-The quick path's error is at most: 1.3 * 2**-53 for the rounding of the 63-bit tail probability to a double
-(dz = dp / phi(z), and p / phi(z) <= 1.2534 on p <= 1/2), 2**-41 / 6 for the bits not yet drawn (the far
-tail below 2**-24 goes to the exact path), some 2**-48 for `scipy.special.ndtri` itself, which is within 3
-ulp of mpmath wherever the tests look, and 2**-49 for the multiplication. Together below 2**-43; the
-tolerance is a hundred times that.
+The quick path's error is at most: 2.6 * 2**-53 for the rounding of the 63-bit tail probability to a double
+(dz = dp / phi(z), and p / phi(z) <= 1.2534 on p <= 1/2), 2**-41 / 5 for the bits not yet drawn (a tail
+below 2**-24, which begins at z = 5.4, goes to the exact path), 2**-49 for `scipy.special.ndtri` itself (the
+tests find it within 2**-49 of mpmath), and 2**-50 for the multiplication. Together below 2**-43; the
+tolerance is 128 times that.
 """
 
 _TAIL = np.uint64(1 << 40)
@@ -131,31 +132,32 @@ def _magnitude(std_steps: float, tail: int, bits: int) -> int | None:
 
 def tv_distance_bound(n: int, std_steps: float) -> float:
     """Bound on the total variation, per coordinate, that a sum of n shares costs (docs/n-share-sum.md,
-    Theorem 2).
+    Theorem).
 
-    The sum of n independent round(N(0, s**2)) is within this distance of round(N(0, n s**2) + V) with V a
-    sum of n - 1 independent uniforms on [-1/2, 1/2], also after an integer is added to both: sum over j = 1
-    .. n-1 and l >= 1 of exp(-2 pi**2 l**2 s**2 j / (j + 1)).
+    The sum of n independent round(N(0, s**2)) is within this distance of round(N(0, n s**2) + V) with V a sum
+    of n - 1 independent uniforms on [-1/2, 1/2], also after an integer is added to both. About
+    (4 / pi**2) exp(-pi**2 s**2) for every n >= 2: 1.1e-69 at s = 4.
 
     Args:
         n: Number of honest shares; further shares are independent noise and cost nothing.
         std_steps: Standard deviation s of one share in grid steps.
 
     Returns:
-        The bound, at least 0 and at most 1.
+        The bound, at most 1; 0 for one share, else no less than the smallest normal double.
     """
     if n < 1 or not std_steps > 0:
         raise ValueError("a sum has at least one share, of positive standard deviation")
     if n == 1:
         return 0.0
-    exponent = 2 * math.pi**2 * std_steps**2
-    # terms beyond l = 1 are at most a geometric series in exp(-3 * exponent / 2)
-    tails = 1.0 / -math.expm1(-1.5 * exponent)
-    # exp(-exponent j / (j + 1)) falls with j: the first few one by one, the rest all as large as the next
-    listed = range(1, min(n, 64))
-    total = sum(math.exp(-exponent * j / (j + 1)) for j in listed)
-    total += max(0, n - 64) * math.exp(-exponent * 64 / 65)
-    return min(1.0, total * tails * (1 + 1e-12))
+    half = math.pi**2 * std_steps**2
+    # the sums over l >= 1 of exp(-l**2 x) are at most exp(-x) / (1 - exp(-3 x)), largest for the first share
+    harmonics = 1.0 / -math.expm1(-3 * half)
+    pair = 4 / math.pi**2 * math.exp(-half) * (1 + 2 * math.exp(-4 * half) * harmonics)
+    # share j + 1 adds exp(-2 half j / (j + 1)), falling with j: some one by one, the rest as large as the next
+    listed = sum(math.exp(-2 * half * j / (j + 1)) for j in range(2, min(n, 64)))
+    rest = max(0, n - 64) * math.exp(-2 * half * 64 / 65)
+    # the last factor is for the rounding of these few float operations
+    return min(1.0, max((pair + listed + rest) * harmonics * (1 + 1e-12), sys.float_info.min))
 
 
 def sum_of_shares_tv(n: int, std_steps: float) -> float:
@@ -209,7 +211,7 @@ def sum_of_shares_tv(n: int, std_steps: float) -> float:
                     mpmath.npdf(x, 0, mpmath.sqrt(variance)),
                     mpmath.ncdf(x, 0, mpmath.sqrt(variance)),
                 )
-                for j in range(1, n + 1):
+                for j in range(1, n):
                     # I_(-1) is the density, I_0 the distribution function
                     below, current = current, (x * current + variance * below) / j
                 integrals[twice] = current

@@ -86,9 +86,9 @@ def ensure(
 ) -> Path:
     """The finished folder ``name`` of the cache, built first when it is missing, outdated or damaged.
 
-    ``build(folder)`` fills an empty folder and returns facts for the manifest. The folder takes its final name
-    only when it is complete, so stopping at any moment leaves nothing that looks finished; a file lock lets one
-    process build while others wait for it.
+    ``build(folder)`` fills an empty folder and returns facts for the manifest. The folder gets its name
+    only when it is complete, so stopping at any moment leaves nothing that looks finished; a file lock
+    lets one process build while others wait for it.
 
     Raises:
         PrivetError: if the cache folder cannot be written.

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Domain: TypeAlias = Literal["tweets", "movie", "amazon", "nyt"]
 DOMAINS: tuple[Domain, ...] = ("tweets", "movie", "amazon", "nyt")
+GROUPED_DOMAINS: frozenset[Domain] = frozenset({"amazon", "nyt"})
+"""Domains whose sentences carry the number of the review or article that they are from."""
 
 
 class _Section(BaseModel):
@@ -118,7 +120,7 @@ class IidPartition(_Section):
 
 
 class DirichletPartition(_Section):
-    """Label skew: each label's records in shares drawn from Dirichlet(alpha) (arXiv 1909.06335)."""
+    """Label skew: each label's records in shares drawn from Dirichlet(alpha) (arXiv 1905.12022)."""
 
     kind: Literal["dirichlet"] = Field(description="Each label's records shared out by a Dirichlet draw.")
     silos: int = Field(ge=1, description="Number of silos.")
@@ -173,7 +175,7 @@ class Split(_Section):
         default=None,
         description=(
             "Column that says which records belong together (a person, an item): no group is divided "
-            "between the parts. Without one, near-duplicates go first and each record is its own group."
+            "between the parts. Without one, only copies of a text stay together."
         ),
     )
     seed: int = Field(default=0, ge=0, description="Public seed of the hash.")
@@ -184,13 +186,6 @@ class _Source(_Section):
         default=128,
         ge=8,
         description="Tokens a record may have. Longer prompts lose their beginning, which is reported.",
-    )
-    remove_near_duplicates: bool = Field(
-        default=True,
-        description=(
-            "Whether to remove near-duplicates (alike in their word shingles) among records without group. "
-            "Left in, they carry training text into the test set, and one person's text into several units."
-        ),
     )
 
 
@@ -207,6 +202,10 @@ class SentimentData(_Source):
         le=4,
         description="Sentences with a mean score (-4 to 4) closer to 0 are dropped; the sign is the label.",
     )
+    remove_near_duplicates: bool = Field(
+        default=True,
+        description="Whether to remove tweets and film reviews that share half of their word triples.",
+    )
     template: Template = Field(default=SENTIMENT_TEMPLATE, description="How a record becomes text.")
     partition: Partition = Field(
         default=ColumnPartition(kind="column", column="domain"), description="Who holds which records."
@@ -218,8 +217,29 @@ class SentimentData(_Source):
         """Always true: these data are published."""
         return True
 
+    @model_validator(mode="after")
+    def _known_groups(self) -> SentimentData:
+        if self.split.group is not None:
+            raise ValueError("the embedded data bring their groups; leave split.group out")
+        if self.partition.kind == "group" and not set(self.domains) <= GROUPED_DOMAINS:
+            raise ValueError("partition 'group' needs domains with groups: [amazon], [nyt] or both")
+        if self.partition.kind == "group" and self.split.validation > 0:
+            raise ValueError(
+                "with partition 'group', split.validation must be 0: held-out groups have no silo"
+            )
+        if self.partition.kind == "file":
+            raise ValueError("partition 'file' needs your own files; here use column 'domain'")
+        return self
+
 
 class _UserData(_Source):
+    remove_near_duplicates: bool = Field(
+        default=False,
+        description=(
+            "Whether to remove records without a group that share half of their word triples with another. "
+            "It looks at several records at once: the privacy guarantee is for the data after it."
+        ),
+    )
     template: Template = Field(default=PromptTemplate(), description="How a row becomes text.")
     partition: Partition = Field(
         default=IidPartition(kind="iid", silos=1), description="Who holds which records."
@@ -233,6 +253,27 @@ class _UserData(_Source):
         ),
     )
 
+    @model_validator(mode="after")
+    def _test_has_a_silo(self) -> _UserData:
+        separate = self._separate_test_data()
+        held_out = separate or self.split.test > 0
+        if self.partition.kind == "group" and (
+            self.split.validation > 0 or (held_out and not self.test_public)
+        ):
+            raise ValueError(
+                "with partition 'group', held-out groups have no silo to stay at: set split.validation to 0, "
+                "and test_public to true or split.test to 0"
+            )
+        if self.partition.kind == "file" and separate and not self.test_public:
+            raise ValueError(
+                "with partition 'file', separate test files have no silo to stay at: set test_public to true, "
+                "or use split.test instead of test_path"
+            )
+        return self
+
+    def _separate_test_data(self) -> bool:
+        return False
+
 
 class _FileData(_UserData):
     path: str = Field(min_length=1, description="File, or several by a pattern such as `sites/*.jsonl`.")
@@ -242,6 +283,9 @@ class _FileData(_UserData):
     public_path: str | None = Field(
         default=None, description="Files with data declared public, for learning rates and codecs."
     )
+
+    def _separate_test_data(self) -> bool:
+        return self.test_path is not None
 
     @model_validator(mode="after")
     def _paths_differ(self) -> _FileData:
@@ -281,6 +325,9 @@ class HuggingFaceData(_UserData):
     test_split: str | None = Field(
         default=None, description="Split with test data; `split.test` is then unused and nothing is cut off."
     )
+
+    def _separate_test_data(self) -> bool:
+        return self.test_split is not None
 
     @model_validator(mode="after")
     def _no_files(self) -> HuggingFaceData:

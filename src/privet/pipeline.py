@@ -20,7 +20,6 @@ from privet.clip import clip_rows
 from privet.errors import PrivetError
 from privet.fixed_point import Grid, project_range, round_units
 from privet.mechanism import GaussianMechanism
-from privet.noise import rounded_gaussian
 from privet.protocol import RoundId
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -137,7 +136,6 @@ class Clip:
         passing.count("zeroed_nonfinite", zeroed)
         return clipped
 
-
     def backward(self, value: Floats) -> Floats:
         """Nothing to undo."""
         return value
@@ -180,7 +178,7 @@ class Share:
 
     def forward(self, value: Integers, unit_ids: tuple[str, ...], passing: Pass) -> Integers:
         """int64 [k] -> int64 [k]."""
-        share = rounded_gaussian(self.mechanism.share_std_steps, len(value), passing.keys.noise(passing.scope + "share"))
+        share = self.mechanism.share(passing.keys.noise(passing.scope + "share"))
         passing.count("noise_squares", float(np.square(share.astype(np.float64)).sum()))
         passing.count("noise_values", len(share))
         return value + share
@@ -207,7 +205,9 @@ class Pipeline:
         if any(roles.count(role) > 1 for role in (Role.CLIP, Role.SHARE)):
             raise PrivetError("a stage stands twice", field="pipeline", given=names, allowed=allowed)
         if Role.SHARE in roles and Role.CLIP not in roles:
-            raise PrivetError("noise without a clip bounds nothing", field="pipeline", given=names, allowed=allowed)
+            raise PrivetError(
+                "noise without a clip bounds nothing", field="pipeline", given=names, allowed=allowed
+            )
         self.stages = tuple(stages)
         self._unit_stages = [s for s in stages if s.role <= Role.ROUND]
         self._sum_stages = [s for s in stages if s.role > Role.ROUND]

@@ -266,8 +266,8 @@ class _UserData(_Source):
             )
         if self.partition.kind == "file" and separate and not self.test_public:
             raise ValueError(
-                "with partition 'file', separate test files have no silo to stay at: set test_public to true, "
-                "or use split.test instead of test_path"
+                "with partition 'file', separate test files have no silo to stay at: set test_public to "
+                "true, or use split.test instead of test_path"
             )
         return self
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.data.records import Record
+from privet.data.split import Part
 from privet.data_config import (
     BlockPartition,
     ColumnPartition,
@@ -31,15 +32,12 @@ FILE_COLUMN = "__file__"
 """Field that sources put the name of a record's file into."""
 
 
-def partition(
-    parts: Mapping[str, Sequence[Record]], how: Partition, *, verbalisers: Sequence[str] = ()
-) -> dict[str, Held]:
+def partition(parts: Mapping[Part, Sequence[Record]], how: Partition) -> dict[Part, Held]:
     """Divide every part of the data (train, test, validation) over the same silos.
 
     Args:
         parts: Records by part; ``train`` decides which silos there are.
         how: The partition.
-        verbalisers: Names of the labels, for messages.
 
     Returns:
         For every part the records of each silo. All parts have the same silos, some of them maybe empty.
@@ -77,9 +75,9 @@ def silo_names(count: int) -> list[str]:
     return [f"silo-{i:0{width}d}" for i in range(count)]
 
 
-def _by_key(parts: Mapping[str, Sequence[Record]], key: Callable[[Record], str]) -> dict[str, Held]:
+def _by_key(parts: Mapping[Part, Sequence[Record]], key: Callable[[Record], str]) -> dict[Part, Held]:
     names = dict.fromkeys(key(record) for records in parts.values() for record in records)
-    held: dict[str, Held] = {part: {name: [] for name in names} for part in parts}
+    held: dict[Part, Held] = {part: {name: [] for name in names} for part in parts}
     for part, records in parts.items():
         for record in records:
             held[part][key(record)].append(record)
@@ -105,7 +103,7 @@ def _iid(records: Sequence[Record], how: IidPartition) -> Held:
     return {name: _pick(records, share) for name, share in zip(names, shares, strict=True)}
 
 
-def _dirichlet(parts: Mapping[str, Sequence[Record]], how: DirichletPartition) -> dict[str, Held]:
+def _dirichlet(parts: Mapping[Part, Sequence[Record]], how: DirichletPartition) -> dict[Part, Held]:
     """Each label shared out by its own draw: Yurochkin et al., arXiv 1905.12022, section 5."""
 
     def key(record: Record) -> str:
@@ -153,7 +151,7 @@ def _share_out(
     return {name: _pick(records, chosen[i]) for i, name in enumerate(silo_names(silos))}
 
 
-def _blocks(parts: Mapping[str, Sequence[Record]], how: BlockPartition) -> dict[str, Held]:
+def _blocks(parts: Mapping[Part, Sequence[Record]], how: BlockPartition) -> dict[Part, Held]:
     by_value = _by_key(parts, lambda record: _column(record, how.column))
     sizes = {value: len(records) for value, records in by_value["train"].items()}
     if how.silos < len(sizes):
@@ -163,7 +161,7 @@ def _blocks(parts: Mapping[str, Sequence[Record]], how: BlockPartition) -> dict[
             given=how.silos,
             allowed=f"at least {len(sizes)}",
         )
-    held: dict[str, Held] = {part: {} for part in parts}
+    held: dict[Part, Held] = {part: {} for part in parts}
     for value, count in _apportion(sizes, how.silos).items():
         names = [f"{value}-{name.removeprefix('silo-')}" for name in silo_names(count)]
         for part in parts:
@@ -192,7 +190,7 @@ def _deal_groups(records: Sequence[Record], count: int, seed: int) -> list[list[
     return [_pick(records, block) for block in blocks]
 
 
-def _groups(parts: Mapping[str, Sequence[Record]], how: GroupPartition) -> dict[str, Held]:
+def _groups(parts: Mapping[Part, Sequence[Record]], how: GroupPartition) -> dict[Part, Held]:
     for record in parts["train"]:
         if record.group is None:
             raise PrivetError(

@@ -1,8 +1,8 @@
 """The embedded data: rated sentences of tweets, film reviews, product reviews and editorials.
 
 C. J. Hutto and E. Gilbert, "VADER: a parsimonious rule-based model for sentiment analysis of social media
-text" (ICWSM 2014): every sentence carries the mean of twenty or so people's ratings between -4 and 4. Sentences of
-product reviews and editorials carry the review's or article's number, which is their group.
+text" (ICWSM 2014): every sentence carries the mean of twenty or so people's ratings between -4 and 4.
+Sentences of product reviews and editorials carry the review's or article's number, which is their group.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from privet.errors import PrivetError
 
 Relation: TypeAlias = Literal["zero-out", "add-remove", "replace-one"]
-"""The neighbouring relation: one unit's contribution becomes zero, one unit joins or leaves, one is swapped."""
+"""The neighbouring relation: one unit's contribution becomes zero, one joins or leaves, one is swapped."""
 
 Unit: TypeAlias = Literal["record", "client"]
 """Whose presence is hidden: one training record, or everything that one client holds."""

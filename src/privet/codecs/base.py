@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,10 +112,10 @@ class Codec(Protocol):
 class LinearCodec:
     """The declarations that all linear codecs share: they add, and the clip after encode bounds them."""
 
-    additive = True
-    summable = True
-    cross_client_state = False
-    sensitivity = Sensitivity.CLIP_AFTER_ENCODE
+    additive: ClassVar[bool] = True
+    summable: ClassVar[bool] = True
+    cross_client_state: ClassVar[bool] = False
+    sensitivity: ClassVar[Sensitivity] = Sensitivity.CLIP_AFTER_ENCODE
 
 
 def dimension_of(layout: Layout) -> int:

@@ -92,7 +92,7 @@ Template: TypeAlias = Annotated[
 
 SENTIMENT_TEMPLATE = ClassificationTemplate(
     kind="classification",
-    prompt="{text}\nSentiment (negative or positive):",
+    prompt="Text: {text}\nSentiment:",
     label="label",
     verbalisers={"0": " negative", "1": " positive"},
 )

@@ -1,7 +1,7 @@
 """From records to token ids with the positions that are learned, and a report of what was cut or left out.
 
-Only completions are supervised. Prompts that are too long lose their beginning, since the question tends to stand at
-the end; completions are cut at their end only when they alone are too long.
+Only completions are supervised. Prompts that are too long lose their beginning, since the question tends to
+stand at the end; completions are cut at their end, and only when they alone are too long.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +45,8 @@ class Example:
     Attributes:
         id: The record's.
         input_ids: int32 [length], never padded.
-        supervised: bool [length]; position i is true if the model learns to predict ``input_ids[i + 1]`` at it.
-            The last is always false.
+        supervised: bool [length]; position i is true if the model learns to predict ``input_ids[i + 1]``
+            there. The last is always false.
         truncated: Whether tokens were cut off.
     """
 
@@ -70,12 +71,12 @@ class TokenReport:
     Attributes:
         records: Records given.
         examples: Records that became examples.
-        empty: Records left out because their completion has no token.
+        empty: Records left out because their completion is blank.
         truncated: Examples that lost tokens.
         tokens: Tokens in all examples.
         supervised: Supervised positions in all examples.
         longest: Tokens of the longest example.
-        padding: Share of a batch that is padding when ``batch`` examples in order of length are padded together.
+        padding: Share of padding when batches of ``batch`` examples, in order of length, are padded.
         batch: The batch size that ``padding`` is for.
     """
 
@@ -103,7 +104,7 @@ class TokenReport:
 def tokenise(
     records: Sequence[Record], tokenizer: Tokenizer, template: Template, max_length: int
 ) -> list[Example]:
-    """Tokenise records in order; those whose completion has no token are left out (see ``token_report``).
+    """Tokenise records in order; those whose completion is blank are left out (see ``token_report``).
 
     Args:
         records: What to tokenise.
@@ -114,16 +115,16 @@ def tokenise(
     Raises:
         PrivetError: if the template needs something that the tokenizer lacks.
     """
+    is_chat = isinstance(template, ChatTemplate)
     _check(tokenizer, template)
     examples = []
     for record in records:
-        prompt = prompt_text(record, tokenizer, template)
-        ids, start = encode_pair(
-            tokenizer, prompt, record.completion, chat=isinstance(template, ChatTemplate)
-        )
-        if isinstance(template, ChatTemplate) or ends_text(template):
-            # An answer that is empty but for its end would teach the model to say nothing.
-            ids = [*ids, tokenizer.eos_token_id] if len(ids) > start else ids
+        if not record.completion.strip():
+            continue
+        prompt, completion = text_pair(record, tokenizer, template)
+        ids, start = encode_pair(tokenizer, prompt, completion, chat=is_chat)
+        if ends_text(template) and tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
         if len(ids) > start:
             examples.append(_example(record.id, ids, start, max_length, tokenizer.bos_token_id))
     return examples
@@ -150,13 +151,29 @@ def token_report(records: Sequence[Record], examples: Sequence[Example], batch: 
     )
 
 
-def prompt_text(record: Record, tokenizer: Tokenizer, template: Template) -> str:
-    """The text before the completion, with the tokenizer's chat template applied if ``template`` says so."""
+def text_pair(record: Record, tokenizer: Tokenizer, template: Template) -> tuple[str, str]:
+    """Prompt and completion, with the tokenizer's chat template applied if ``template`` says so.
+
+    Raises:
+        PrivetError: if the chat template refuses the conversation, e.g. its system message.
+    """
     if not isinstance(template, ChatTemplate):
-        return record.prompt
-    messages = chat_messages(record, template)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return str(text)
+        return record.prompt, record.completion
+    asked = chat_messages(record, template)
+    answered = [*asked, {"role": "assistant", "content": record.completion}]
+    try:
+        prompt = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        whole = str(tokenizer.apply_chat_template(answered, tokenize=False))
+    except jinja2.TemplateError as error:
+        raise PrivetError(
+            f"the model's chat template refuses this conversation: {error.message}",
+            field="data.template",
+            given=record.id,
+            hint="templates differ in the roles they allow: leave the system message out, or alternate turns",
+        ) from error
+    if whole.startswith(prompt):
+        return prompt, whole[len(prompt) :].rstrip()  # with the mark that ends the assistant's turn
+    return prompt, record.completion
 
 
 def encode_pair(
@@ -221,10 +238,10 @@ def _check(tokenizer: Tokenizer, template: Template) -> None:
             allowed="prompt or classification for this model",
             hint="choose an instruction-tuned model, or write the turns into a prompt template",
         )
-    if (isinstance(template, ChatTemplate) or ends_text(template)) and tokenizer.eos_token_id is None:
+    if ends_text(template) and tokenizer.eos_token_id is None:
         raise PrivetError(
             "the model's tokenizer has no end-of-text token",
             field="data.template",
             given=template.kind,
-            hint="set data.template.end_of_text to false, or add eos_token to the model's tokenizer_config.json",
+            hint="set data.template.end_of_text to false, or add eos_token to tokenizer_config.json",
         )

@@ -1,2 +1,3 @@
 """PRIVate fEderated Tuning."""
+
 __version__ = "0.1.0"

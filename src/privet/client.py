@@ -81,7 +81,9 @@ class Client:
             if round_id == answered and last[16 : 16 + _DIGEST_BYTES] == question:
                 return wire.decode(last[16 + _DIGEST_BYTES :], self.answer_schema)
             if round_id <= answered:
-                raise SealingRefused("already-answered", "this round and attempt was answered to another question")
+                raise SealingRefused(
+                    "already-answered", "this round and attempt was answered to another question"
+                )
         answer = self._contribute(round_id, body)
         stamp = round_id.number.to_bytes(8, "big") + round_id.attempt.to_bytes(8, "big")
         self.store.put("answered", stamp + question + wire.encode(answer, self.answer_schema))

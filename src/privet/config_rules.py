@@ -26,7 +26,12 @@ def problems_of(config: Config) -> list[Row]:
 def _privacy_matches_system(c: Config) -> Iterator[Row]:
     needs = c.system.kind in {"dp_lora", "hedge"}
     if needs and c.privacy is None:
-        yield "privacy", f"is missing: {c.system.kind} is a private system", None, "unit, delta, target_epsilon, …"
+        yield (
+            "privacy",
+            f"is missing: {c.system.kind} is a private system",
+            None,
+            "unit, delta, target_epsilon, …",
+        )
     if c.privacy is not None and c.system.kind == "fedavg":
         yield "privacy", "fedavg has no mechanism", "fedavg", "no privacy section, or system dp_lora or hedge"
 
@@ -34,7 +39,12 @@ def _privacy_matches_system(c: Config) -> Iterator[Row]:
 def _noise_is_given_once(c: Config) -> Iterator[Row]:
     p = c.privacy
     if p is not None and (p.target_epsilon is None) == (p.noise_multiplier is None):
-        yield "privacy.target_epsilon", "give either this or noise_multiplier", p.target_epsilon, "exactly one"
+        yield (
+            "privacy.target_epsilon",
+            "give either this or noise_multiplier",
+            p.target_epsilon,
+            "exactly one",
+        )
     if p is not None and p.max_epsilon and p.target_epsilon and p.max_epsilon < p.target_epsilon:
         yield "privacy.max_epsilon", "is below target_epsilon", p.max_epsilon, f">= {p.target_epsilon}"
 

@@ -122,7 +122,9 @@ class RunFolder:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise PrivetError(
-                "is missing or damaged", field=str(self.path / name), hint="`privet run --resume` finishes the run"
+                "is missing or damaged",
+                field=str(self.path / name),
+                hint="`privet run --resume` finishes the run",
             ) from None
 
     def append(self, name: str, row: dict[str, Any]) -> None:
@@ -132,7 +134,10 @@ class RunFolder:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         except OSError as e:
             raise PrivetError(
-                "cannot be written", field=str(self.path / name), given=e.strerror, hint="free space and resume"
+                "cannot be written",
+                field=str(self.path / name),
+                given=e.strerror,
+                hint="free space and resume",
             ) from None
 
     def rows(self, name: str) -> list[dict[str, Any]]:

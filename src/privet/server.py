@@ -148,7 +148,9 @@ class Server:
         return norm
 
     def _abort(self, reason: str) -> None:
-        self.observe("aborted", {"round": self.progress.number, "attempt": self.progress.attempt, "reason": reason})
+        self.observe(
+            "aborted", {"round": self.progress.number, "attempt": self.progress.attempt, "reason": reason}
+        )
         self.progress.attempt += 1
         if self.progress.attempt >= self.attempts:
             self.progress.stopped = f"round {self.progress.number} failed {self.attempts} times: {reason}"

@@ -80,9 +80,7 @@ class Workplace:
 class Work(Protocol):
     """One of the kinds of work."""
 
-    def units(
-        self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass
-    ) -> Iterator[Units]:
+    def units(self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass) -> Iterator[Units]:
         """The client's privacy units for the pipeline, in micro-batches."""
 
 
@@ -92,9 +90,7 @@ class SampledGradients:
 
     rate: float
 
-    def units(
-        self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass
-    ) -> Iterator[Units]:
+    def units(self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass) -> Iterator[Units]:
         """Batches as large as the draw makes them; an empty draw gives no unit, and the pipeline still adds noise."""
         place.trainer.set_flat(flat)
         chosen = keys.sample([passing.scope + example.id for example in place.examples], self.rate)
@@ -109,9 +105,7 @@ class LocalUpdate:
 
     local: LocalConfig
 
-    def units(
-        self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass
-    ) -> Iterator[Units]:
+    def units(self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass) -> Iterator[Units]:
         """One unit, [1, D]; a client without records gives none."""
         if place.examples:
             trained = place.trainer.train_locally(flat, place.examples, self.local, keys.order(passing.scope))
@@ -134,9 +128,7 @@ class LocalDpSgd:
     step: Pipeline
     local: LocalConfig
 
-    def units(
-        self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass
-    ) -> Iterator[Units]:
+    def units(self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass) -> Iterator[Units]:
         """One unit, [1, D]; also where every draw was empty."""
         values = flat
         for number in range(self.local.steps):

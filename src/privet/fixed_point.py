@@ -79,7 +79,7 @@ class Grid:
         D/4, and |v|² exceeds that by t (r + √D/2) with probability at most exp(-t²/2), because v_i² takes
         two values no further apart than 2|y_i| + 1 (Hoeffding). The bound leaves room for t = 5.27, so a
         try is rejected with probability at most 2**-20 and a unit is lost, after four, with at most 2**-80
-        (Kairouz, Liu and Steinke 2021, arXiv 2102.06387, the conditional rounding of section 4).
+        (Kairouz, Liu and Steinke 2021, arXiv 2102.06387, conditional randomised rounding).
 
         Args:
             clip_norm: L2 norm C of the longest vector.

@@ -56,19 +56,20 @@ def poisson_sample(n: int, rate: float, key: bytes) -> NDArray[np.int64]:
 
 
 def sample_units(
-    unit_ids: Sequence[str], rate: float, keys: ClientKeys, round_id: RoundId
+    unit_ids: Sequence[str], rate: float, keys: ClientKeys, round_id: RoundId, scope: str = ""
 ) -> NDArray[np.int64]:
     """The batch of one round at one client.
 
     Each call draws anew, so a client keeps the batch for as long as the round needs it. Under a test seed a
-    unit's coin depends on seed, unit and round only: any split of the records over silos samples the same
-    records.
+    unit's coin depends on seed, unit, round and scope only: any split of the records over silos samples the
+    same records.
 
     Args:
         unit_ids: Names of the privacy units, without repetition.
         rate: The public sampling rate q, the same for all clients.
         keys: The client's keys.
         round_id: Round and attempt.
+        scope: Which sample of the round, where there are several (local steps).
 
     Returns:
         int64 indices into ``unit_ids`` in ascending order.
@@ -80,7 +81,7 @@ def sample_units(
     if len(set(unit_ids)) != len(unit_ids):
         raise PrivetError("two privacy units have the same name", field="data", allowed="unique identifiers")
     if not keys.insecure:
-        return poisson_sample(len(unit_ids), rate, keys.draw("sampling", round_id))
-    coins = b"".join(key[:8] for key in keys.unit_keys("sampling", round_id, unit_ids))
+        return poisson_sample(len(unit_ids), rate, keys.draw(f"sampling/{scope}", round_id))
+    coins = b"".join(key[:8] for key in keys.unit_keys(f"sampling/{scope}", round_id, unit_ids))
     words = np.frombuffer(coins, dtype="<u8").astype(np.uint64)
     return np.flatnonzero(_below(words, _threshold(rate))).astype(np.int64)

@@ -73,7 +73,7 @@ class Client:
         return {"version": __version__}
 
     def _round(self, body: Body) -> Body:
-        round_id = RoundId(int(body["number"]), int(body["attempt"]))  # type: ignore[arg-type]  # Whole by schema
+        round_id = RoundId(int(body["number"]), int(body["attempt"]))
         question = hashlib.sha256(wire.encode(body)).digest()
         last = self.store.get("answered")
         if last is not None:

@@ -102,6 +102,12 @@ class ScheduleConfig(Section):
     server: OptimiserConfig = Field(
         default_factory=OptimiserConfig, description="Optimiser on the opened sum."
     )
+    min_survivors: int | None = Field(
+        None,
+        ge=1,
+        description="Contributions demanded before a sum is opened; all clients when absent. Noise shares are sized by "
+        "it, less the colluders assumed.",
+    )
     round_attempts: int = Field(
         3, ge=1, description="How often a round that failed is tried before the run stops."
     )
@@ -115,9 +121,6 @@ class TrustConfig(Section):
         ge=0,
         description="Clients assumed to pool what they know with an observer; 1 covers a curious participant, who "
         "subtracts its own share of the noise.",
-    )
-    min_survivors: int | None = Field(
-        None, ge=1, description="Survivors demanded before a sum is opened; all clients when absent."
     )
 
 
@@ -144,7 +147,7 @@ class PrivacyConfig(Section):
         "public",
         description="L2 bound of one unit, or `public`: the median gradient norm on the public records.",
     )
-    trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust model of the guarantee.")
+    trust: TrustConfig = Field(default=TrustConfig(), description="Trust model of the guarantee.")
 
 
 class NoSealing(Section):

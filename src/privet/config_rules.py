@@ -107,26 +107,26 @@ def _faithful_needs_its_seal(c: Config) -> Iterator[Row]:
 
 def _threshold(c: Config) -> Iterator[Row]:
     threshold = getattr(c.sealing, "threshold", None)
-    survivors = c.privacy.trust.min_survivors if c.privacy else None
+    survivors = c.schedule.min_survivors
     if threshold and survivors and survivors < threshold:
         yield (
-            "privacy.trust.min_survivors",
+            "schedule.min_survivors",
             "is below the seal's threshold: such a round could never be unmasked",
             survivors,
             f">= {threshold}",
         )
 
 
-def _colluders_below_floor(c: Config) -> Iterator[Row]:
-    if c.privacy is None:
+def _colluders_leave_a_share(c: Config) -> Iterator[Row]:
+    survivors = c.schedule.min_survivors
+    if c.privacy is None or survivors is None or c.system.kind == "dp_lora":
         return
-    trust = c.privacy.trust
-    if trust.min_survivors is not None and trust.min_survivors - trust.colluders < 1:
+    if c.privacy.trust.colluders >= survivors:
         yield (
             "privacy.trust.colluders",
             "leave no honest share of the noise",
-            trust.colluders,
-            f"< {trust.min_survivors}",
+            c.privacy.trust.colluders,
+            f"< schedule.min_survivors, {survivors}",
         )
 
 
@@ -139,5 +139,5 @@ RULES: tuple[Rule, ...] = (
     _noise_shares_need_a_seal,
     _faithful_needs_its_seal,
     _threshold,
-    _colluders_below_floor,
+    _colluders_leave_a_share,
 )

@@ -210,7 +210,7 @@ class Pipeline:
             )
         self.stages = tuple(stages)
         self._unit_stages = [s for s in stages if s.role <= Role.ROUND]
-        self._sum_stages = [s for s in stages if s.role > Role.ROUND]
+        self._sum_stages = [s for s in stages if isinstance(s, Share)]
         self.rounding = next(s for s in stages if isinstance(s, Round))
         for share in (s for s in stages if isinstance(s, Share)):
             clip = next(s for s in stages if isinstance(s, Clip))

@@ -1,4 +1,4 @@
-"""From what a configuration asks for to what will run: the trust model's floor, the noise, and the composition.
+"""From what a configuration asks for to what will run: the trust model, the noise, and the composition.
 
 Nothing here looks at private data. Calibration asks for the noise that gives the *worst* observer of the declared
 trust model the target epsilon, for all planned releases together.
@@ -11,109 +11,122 @@ from dataclasses import dataclass, replace
 from privet.config import Config, PrivacyConfig
 from privet.errors import PrivetError
 from privet.pipeline import CodecLike
-from privet.privacy.accountants import calibrate
 from privet.privacy.events import AnyRelease, NoGuarantee
+from privet.privacy.ledger import Ledger
+from privet.privacy.observers import TrustModel
 from privet.systems import Facts, System, compose
 
-SECTION = "privacy.trust"
+NO_PRIVACY = PrivacyConfig(unit="client", relation="zero-out", noise_multiplier=1.0)
+"""What a ledger is opened with where no guarantee is asked for; its only entries say that there is none."""
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Who takes part, by the declared numbers.
+class Resolved:
+    """A configuration, what it composes to, and the account it will keep.
 
     Attributes:
-        parties: Enrolled clients n.
-        survivors: Contributions demanded before a sum is opened.
-        colluders: Clients assumed to pool what they know with an observer.
+        config: With noise multiplier, clip norm and budget filled in.
+        facts: Public facts of the composition.
+        system: What runs.
+        trust: The declared trust model.
     """
 
-    parties: int
-    survivors: int
-    colluders: int
+    config: Config
+    facts: Facts
+    system: System
+    trust: TrustModel
 
-    @property
-    def floor(self) -> int:
-        """Honest shares that are surely in an opened sum."""
-        return self.survivors - self.colluders
+    def ledger(self) -> Ledger:
+        """A new ledger for this run."""
+        return open_ledger(self.config, self.trust)
 
-    @classmethod
-    def of(cls, config: Config, parties: int) -> Cohort:
-        """The cohort that a configuration declares for ``parties`` clients.
+    def planned(self) -> list[AnyRelease]:
+        """All releases of a run that goes to its end without a retry."""
+        return planned_releases(self.system, self.config.schedule.rounds)
 
-        Raises:
-            PrivetError: if more survivors are demanded than there are clients, or no honest share is left.
-        """
-        trust = config.privacy.trust if config.privacy else None
-        demanded = trust.min_survivors if trust and trust.min_survivors else parties
-        colluders = trust.colluders if trust else 0
-        if demanded > parties:
-            raise PrivetError(
-                "more survivors than clients",
-                field=f"{SECTION}.min_survivors",
-                given=demanded,
-                allowed=f"at most {parties}, the number of clients",
-            )
-        shared = config.system.kind in {"hedge", "fedshield"} and config.privacy is not None
-        if shared and demanded - colluders < 1:
-            raise PrivetError(
-                "leaves no honest share of the noise",
-                field=f"{SECTION}.colluders",
-                given=colluders,
-                allowed=f"at most {demanded - 1} with {demanded} survivors",
-                hint="use more clients, or system dp_lora, where every client adds its own noise in full",
-            )
-        return cls(parties, demanded, colluders if shared else 0)
+
+def open_ledger(config: Config, trust: TrustModel) -> Ledger:
+    """An empty ledger under the configuration's unit, relation, delta and budget."""
+    p = config.privacy or NO_PRIVACY
+    return Ledger(p.unit, p.relation, p.delta, p.max_epsilon, trust=trust)
 
 
 def planned_releases(system: System, rounds: int) -> list[AnyRelease]:
-    """All releases of a run that goes to its end without a retry."""
+    """All releases of ``rounds`` rounds of a system."""
     if isinstance(system.release, NoGuarantee):
         return [system.release]
     return [system.release.times(system.release.count * rounds)]
 
 
+def trust_model(config: Config, parties: int) -> TrustModel:
+    """The trust model that a configuration declares for ``parties`` clients.
+
+    Raises:
+        PrivetError: if more survivors are demanded than there are clients, or no honest share is left.
+    """
+    survivors = config.schedule.min_survivors or parties
+    if survivors > parties:
+        raise PrivetError(
+            "more survivors than clients",
+            field="schedule.min_survivors",
+            given=survivors,
+            allowed=f"at most {parties}, the number of clients",
+        )
+    if config.privacy is None or config.system.kind == "dp_lora":
+        return TrustModel(parties, survivors, noise="local")
+    colluders = config.privacy.trust.colluders
+    if colluders >= survivors:
+        raise PrivetError(
+            "leaves no honest share of the noise",
+            field="privacy.trust.colluders",
+            given=colluders,
+            allowed=f"at most {survivors - 1} with {survivors} survivors",
+            hint="use more clients, or system dp_lora, where every client adds its own noise in full",
+        )
+    return TrustModel(parties, survivors, colluders)
+
+
 def resolve(
-    config: Config,
-    *,
-    dimension: int,
-    cohort: Cohort,
-    clip_norm: float = 1.0,
-    codec: CodecLike | None = None,
-) -> tuple[Config, System]:
-    """The configuration with its noise multiplier and clip norm filled in, and the system that runs it.
+    config: Config, *, dimension: int, parties: int, clip_norm: float = 1.0, codec: CodecLike | None = None
+) -> Resolved:
+    """Fill in what a configuration leaves open, and compose.
 
     Args:
         config: A checked configuration.
         dimension: Trained values D.
-        cohort: Who takes part.
+        parties: Enrolled clients.
         clip_norm: Clip norm for ``privacy.clip_norm: public``; epsilon does not depend on it.
         codec: The codec, or ``None`` for the identity.
 
     Raises:
         PrivetError: if no noise reaches the target, or the composition is unsound.
     """
-    facts = Facts(dimension=dimension, parties=cohort.parties, floor=cohort.floor, codec=codec)
+    trust = trust_model(config, parties)
+    facts = Facts(dimension=dimension, parties=parties, floor=trust.floor, codec=codec)
     privacy = config.privacy
     if privacy is None:
-        return config, compose(config, facts)
+        return Resolved(config, facts, compose(config, facts), trust)
     if privacy.clip_norm != "public":
         clip_norm = privacy.clip_norm
     facts = replace(facts, clip_norm=clip_norm)
-    multiplier = privacy.noise_multiplier or _calibrated(config, privacy, facts)
+    multiplier = privacy.noise_multiplier or _calibrated(config, privacy.target_epsilon, facts, trust)
     facts = replace(facts, noise_multiplier=multiplier)
-    # The target becomes the budget: what was promised holds even when a round has to be charged twice.
-    budget = privacy.max_epsilon or privacy.target_epsilon
-    update = {"noise_multiplier": multiplier, "clip_norm": clip_norm, "max_epsilon": budget}
-    resolved = privacy.model_copy(update={**update, "target_epsilon": None})
-    return config.model_copy(update={"privacy": resolved}), compose(config, facts)
+    update = {
+        "noise_multiplier": multiplier,
+        "clip_norm": clip_norm,
+        "target_epsilon": None,
+        # The target becomes the budget: what was promised holds even when a round has to be charged twice.
+        "max_epsilon": privacy.max_epsilon or privacy.target_epsilon,
+    }
+    config = config.model_copy(update={"privacy": privacy.model_copy(update=update)})
+    return Resolved(config, facts, compose(config, facts), trust)
 
 
-def _calibrated(config: Config, privacy: PrivacyConfig, facts: Facts) -> float:
-    assert privacy.target_epsilon is not None, "config_rules demands one of the two"
+def _calibrated(config: Config, target: float | None, facts: Facts, trust: TrustModel) -> float:
+    assert target is not None, "config_rules demands a target or a multiplier"
 
     def releases(multiplier: float) -> list[AnyRelease]:
         system = compose(config, replace(facts, noise_multiplier=multiplier))
         return planned_releases(system, config.schedule.rounds)
 
-    return calibrate(releases, privacy.target_epsilon, privacy.delta, privacy.relation)
+    return open_ledger(config, trust).calibrate(releases, target)

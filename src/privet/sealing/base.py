@@ -95,7 +95,7 @@ class SealingServer(Protocol):
     """The server's half.
 
     Attributes:
-        reveals_contributions: Whether the server sees single contributions as soon as they arrive, before `open`.
+        reveals_contributions: Whether the server sees single contributions when they arrive, before `open`.
     """
 
     reveals_contributions: bool

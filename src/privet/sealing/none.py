@@ -1,0 +1,127 @@
+"""Level ``none``: the server sees every contribution. For simulation, baselines and parties that trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.packing import pack, packed_size, unpack
+from privet.protocol import Body, RoundAborted, RoundId, Steps
+from privet.sealing.base import Message, Opened, SealingPlan, SealingRefused, check_cohort, checked
+from privet.sealing.masks import Group, Words
+from privet.wire import Blob, Schema
+
+LEVEL = "none"
+_SECONDS_PER_VALUE = 1.5e-8
+
+
+class PlainClient:
+    """Packs values to the field's width and sends them as they are.
+
+    Args:
+        bits: Width of a value.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self._group = Group.of_bits(bits)
+
+    def handle(self, op: str, body: Body) -> Body:
+        """Refuses: this level has no operations of its own."""
+        raise SealingRefused("unknown-operation")
+
+    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+        """The packed values, int64 ``[count]`` modulo ``2**bits``."""
+        return {"words": pack(self._group.residues(values), self._group.bits)}
+
+    def unseal(self, round: RoundId, ciphertext: Body, count: int) -> NDArray[np.int64]:
+        """Refuses: the server opens the sum."""
+        raise SealingRefused("not-encrypted")
+
+
+class PlainServer:
+    """Sums what comes.
+
+    Args:
+        parties: Size of the roster.
+        bits: Width of a value.
+        floor: Fewest contributions of a sum.
+    """
+
+    reveals_contributions = True
+
+    def __init__(self, *, parties: int, bits: int, floor: int) -> None:
+        self._parties, self._group = parties, Group.of_bits(bits)
+        self._floor = check_cohort(LEVEL, parties, floor)
+
+    def messages(self) -> Mapping[str, Message]:
+        """No operations."""
+        return {}
+
+    def sealed(self, count: int) -> Schema:
+        """Schema of a contribution of ``count`` values."""
+        return packed_schema(count, self._group.bits)
+
+    def prepare(self, round: RoundId) -> Steps[tuple[int, ...]]:
+        """Everybody can take part."""
+        yield from ()
+        return tuple(range(self._parties))
+
+    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+        """The sum of the replies that are well formed.
+
+        Raises:
+            RoundAborted: below the floor.
+        """
+        yield from ()
+        words, refused = read_words(self.sealed(count), self._group, count, replies)
+        if len(words) < self._floor:
+            raise RoundAborted(f"{len(words)} of {self._floor} contributions came")
+        total = sum_words(self._group, count, words)
+        return Opened(tuple(sorted(words)), self._group.centred(total), refused=refused)
+
+
+def packed_schema(count: int, bits: int) -> Schema:
+    """Schema of exactly ``count`` packed words."""
+    size = packed_size(count, bits)
+    return Schema({"words": Blob(size, size)})
+
+
+def read_words(
+    schema: Schema, group: Group, count: int, replies: Mapping[int, Body]
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """The packed words of well-formed replies by party, and why the others were refused."""
+    good: dict[int, bytes] = {}
+    refused: dict[int, str] = {}
+    for party in sorted(replies):
+        try:
+            words = checked(schema, replies[party])["words"]
+            assert isinstance(words, bytes)
+            good[party] = words
+        except SealingRefused as refusal:
+            refused[party] = str(refusal)
+    return good, refused
+
+
+def sum_words(group: Group, count: int, packed: Mapping[int, bytes]) -> Words:
+    """The sum of packed words in the group, residues ``[count]``; one contribution is unpacked at a time."""
+    total: Words = np.zeros(count, group.dtype)
+    for party in sorted(packed):
+        total += unpack(packed[party], group.bits, count).astype(group.dtype)
+    group.reduce(total)
+    return total
+
+
+def plan(*, count: int, bits: int, parties: int) -> SealingPlan:
+    """What this level promises and costs for ``count`` values a round."""
+    return SealingPlan(
+        level=LEVEL,
+        who_can_open="the server alone",
+        who_sees_sum="the server, and the participants through the adapter",
+        upload_bytes=packed_size(count, bits),
+        download_bytes=0,
+        seconds=_SECONDS_PER_VALUE * count * parties,
+        phases=("round",),
+        warnings=("the server sees every contribution",),
+    )

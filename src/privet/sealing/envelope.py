@@ -86,9 +86,9 @@ def open_envelope(
         max_payload: Longest payload in bytes.
 
     Raises:
-        WireError: ``truncated``, ``trailing-bytes``, ``bad-magic``, ``bad-version``, ``too-large``, ``bad-text``,
-            ``bad-padding``, ``wrong-sender``, ``wrong-receiver``, ``wrong-run``, ``wrong-round``, ``wrong-op`` or
-            ``bad-signature``.
+        WireError: with one of the reasons ``truncated``, ``trailing-bytes``, ``bad-magic``, ``bad-version``,
+            ``too-large``, ``bad-text``, ``bad-padding``, ``wrong-sender``, ``wrong-receiver``, ``wrong-run``,
+            ``wrong-round``, ``wrong-op``, ``bad-signature``.
     """
     view = memoryview(data).cast("B")
     if len(view) < _HEAD.size:

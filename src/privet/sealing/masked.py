@@ -105,13 +105,15 @@ def key_bytes(parties: int, rounds_per_epoch: int) -> tuple[int, int]:
 def plan(*, count: int, bits: int, parties: int, rounds_per_epoch: int = 8) -> SealingPlan:
     """What this level promises and costs for ``count`` values a round."""
     sent, got = key_bytes(parties, rounds_per_epoch)
-    needed = recovery_threshold(parties)
+    passive = min(recovery_threshold(parties), parties - 1)
+    # Two survivor sets need t signatures each; honest parties sign one only (Bonawitz et al. 2017, section 6.2).
+    active = min(2 * recovery_threshold(parties) - parties, parties - 1)
     # Each client expands one mask for each other party and its own; the server those of all survivors.
     masks = parties * parties + parties
     return SealingPlan(
         level=LEVEL,
-        who_can_open=f"the server with {needed} of the {parties} parties, or the {parties - 1} others "
-        "with the sum",
+        who_can_open=f"the server with {active} of the other parties ({passive} if it follows the protocol), "
+        f"or all {parties - 1} others with the sum",
         who_sees_sum="the server, and the participants through the adapter",
         upload_bytes=packed_size(count, bits) + sent,
         download_bytes=got,

@@ -299,7 +299,7 @@ class MaskingClient:
             if not verify(key, signature.tobytes(), SURVIVORS, self._roster.hash, content):
                 raise SealingRefused("bad-signature", f"party {signer} has not signed these survivors")
         self._book.decide(round, survivors=survivors, exposed=True)
-        # Row 0 holds shares of self-mask seeds, row 1 of key seeds: one of them leaves for each party, never
+        # Row 0 holds shares of self-mask seeds, row 1 of key seeds: for each party only one of them leaves.
         rows = [shares[0 if party in survivors else 1, slot] for party, shares in epoch.shares.items()]
         return {"shares": np.stack(rows)}
 

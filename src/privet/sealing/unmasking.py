@@ -1,7 +1,7 @@
 """The server half of masking: collect keys and sealed shares, settle who survived, rebuild their masks' sum.
 
 The server is driven by what clients answer and keeps nothing secret of theirs but what they gave to open a
-sum. What it settled is in its `Store` before it is asked for, so a server that comes back asks the same again.
+sum. What it settled is in its `Store` before it asks for it: a server that comes back asks the same again.
 """
 
 from __future__ import annotations
@@ -245,8 +245,8 @@ class MaskingServer:
             candidates: Parties whose well-formed words have come.
 
         Raises:
-            RoundAborted: if too few parties sent words, signed the survivors or gave shares. Until then nothing
-                was revealed, or fewer shares than the threshold, which tell nothing.
+            RoundAborted: if too few parties sent words, signed the survivors or gave shares. By then nothing was
+                revealed but fewer shares than the threshold, which tell nothing.
         """
         epoch, progress = self._epoch(), self._memory.progress
         if progress.due != round:

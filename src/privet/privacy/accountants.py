@@ -17,6 +17,10 @@ from privet.privacy.events import RELATIONS, AnyRelease, NoGuarantee, Relation, 
 from privet.privacy.pairs import Pair, dominating_pair, grid_interval, loss_distribution
 
 CLT_WARNING = "approximation, can under-report"
+TOO_FAR = (
+    "what runs is too far from the ideal Gaussian for this delta: (1 + e^epsilon) times the distance exceeds "
+    "half of delta"
+)
 
 
 @dataclass(frozen=True)
@@ -100,18 +104,21 @@ def compute(releases: Sequence[AnyRelease], delta: float, relation: Relation = "
         relation: Neighbouring relation.
 
     Returns:
-        All accountants' values. With several cohorts, each method's largest over the cohorts; with nothing
-        released, zeros.
+        All accountants' values; no epsilon, with the reason, if delta' would exceed delta/2. With several
+        cohorts, each method's largest over the cohorts; with nothing released, zeros.
 
     Raises:
-        PrivetError: if ``delta`` is no probability, or if delta' would exceed half of it.
+        PrivetError: if ``delta`` is no probability, or the relation unknown.
     """
     check_delta(delta)
     check_relation(relation)
     if reason := no_guarantee(releases):
-        return Epsilons(relation, delta, 0.0, None, None, None, None, reason)
+        return _none(delta, relation, reason)
     parts, exact = _parts([r for r in releases if isinstance(r, Release)], relation)
-    results = [_one_part(part, delta, relation, exact) for part in parts]
+    found = [_headline(part, delta, relation, exact) for part in parts]
+    if math.inf in [value for value, _ in found]:
+        return _none(delta, relation, TOO_FAR)
+    results = [_one_part(part, delta, relation, exact, at) for part, at in zip(parts, found, strict=True)]
 
     def largest(method: str) -> float | None:
         values = [getattr(result, method) for result in results]
@@ -183,8 +190,19 @@ def _merged(releases: Sequence[Release]) -> tuple[Release, ...]:
     return tuple(sorted(merged, key=repr))
 
 
-def _one_part(releases: tuple[Release, ...], delta: float, relation: Relation, exact: bool) -> Epsilons:
-    value, ideal_delta = _headline(releases, delta, relation, exact)
+def _none(delta: float, relation: Relation, reason: str) -> Epsilons:
+    return Epsilons(relation, delta, 0.0, None, None, None, None, reason)
+
+
+def _one_part(
+    releases: tuple[Release, ...],
+    delta: float,
+    relation: Relation,
+    exact: bool,
+    found: tuple[float, float],
+) -> Epsilons:
+    """All accountants' values for a part, given its headline and the delta that this was asked at."""
+    value, ideal_delta = found
     return Epsilons(
         relation,
         delta,
@@ -199,20 +217,14 @@ def _one_part(releases: tuple[Release, ...], delta: float, relation: Relation, e
 def _headline(
     releases: tuple[Release, ...], delta: float, relation: Relation, exact: bool
 ) -> tuple[float, float]:
-    """The headline epsilon, and the delta it was asked at: what delta' leaves."""
+    """The headline epsilon and the delta it was asked at: what delta' leaves. Infinite if too little."""
     ask = _exact_epsilon if exact else _pld_epsilon
     distance = math.fsum(r.count * r.delta_prime for r in releases)
     if distance:
         exponent = ask(releases, delta / 2, relation)
         delta_prime = distance * (1 + math.exp(exponent)) if exponent < 700 else math.inf
         if delta_prime > delta / 2:
-            raise PrivetError(
-                "what runs is too far from the ideal mechanism for this delta",
-                field="delta",
-                given=f"delta {delta:g}, of which {delta_prime:g} would go to a distance of {distance:g}",
-                allowed="at most half of delta",
-                hint="raise delta, or the precision of the noise",
-            )
+            return math.inf, delta
         delta -= delta_prime
     return ask(releases, delta, relation), delta
 
@@ -335,22 +347,21 @@ def calibrate(
 
 def _bracket(excess: Callable[[float], float], target_epsilon: float) -> tuple[float, float, float, float]:
     """Log noise multipliers with too large and small enough an epsilon, each with its excess."""
-    step, limit = math.log(2), math.log(1e9)
     at = low = high = 0.0
     low_excess = high_excess = excess(0.0)
-    direction = step if low_excess > 0 else -step
+    step = math.log(2) if low_excess > 0 else -math.log(2)
     while (low_excess > 0) == (high_excess > 0):
-        at += direction
-        if abs(at) > limit:
+        at, step = at + step, 1.5 * step
+        if not math.log(1e-3) < at < math.log(1e9):
             raise PrivetError(
-                "no amount of noise reaches this epsilon" if at > 0 else "this epsilon needs no noise at all",
+                "no amount of noise reaches this epsilon" if at > 0 else "this epsilon needs no noise",
                 field="epsilon",
                 given=target_epsilon,
                 hint="another release in the run already costs more, or has no finite epsilon"
                 if at > 0
                 else None,
             )
-        if direction > 0:
+        if at > 0:
             low, low_excess, high, high_excess = high, high_excess, at, excess(at)
         else:
             low, low_excess, high, high_excess = at, excess(at), low, low_excess

@@ -135,9 +135,11 @@ class AutoencoderCodec(_Compressing):
     """A conv ResNet over stacked factors (CG-FedLLM, arXiv 2405.13746), or a small MLP over blocks."""
 
     kind: Literal["autoencoder"] = "autoencoder"
-    network: Literal["conv", "mlp"] = Field(
+    network: Literal["conv", "plain_conv", "mlp"] = Field(
         "conv",
-        description="`conv` takes ratios 2, 4, 8 ... 64, one stride-2 block each; `mlp` takes any ratio.",
+        description="`conv` and `plain_conv` take ratios 2, 4, 8 ... 64, one stride-2 block each; `mlp` "
+        "takes any. `plain_conv` is the published stack; `conv` adds a linear shortcut around it, without which it "
+        "hardly trains.",
     )
     prior: Literal["mean", "mean_std", "moments"] = Field(
         "mean_std",

@@ -45,11 +45,13 @@ class Provenance(StrEnum):
 class Codec(Protocol):
     """A pair of maps, float32 [b, D] to float32 [b, k] and back.
 
-    Attributes: kind: Name in configurations and messages. dimension: D, numbers in a contribution. size: k,
-        numbers in a code. additive: Whether decode(sum of codes) = sum of decode(code), so that decoding the
-        opened sum is the same as
-            summing decoded contributions. A codec with a non-linear half is not additive: the mean of its
-            codes is decoded as if it were one client's.
+    Attributes:
+        kind: Name in configurations and messages.
+        dimension: D, numbers in a contribution.
+        size: k, numbers in a code.
+        additive: Whether decode(sum of codes) = sum of decode(code), so that decoding the opened sum is the
+            same as summing decoded contributions. A codec with a non-linear half is not additive: the mean of
+            its codes is decoded as if it were one client's.
         summable: Whether adding two codes means anything at all. False only for codes that carry a support.
         cross_client_state: Whether encoding one client depends on others (BatchNorm over a cohort).
         provenance: What the parameters were computed from.
@@ -218,9 +220,10 @@ def check_sound(codec: Codec, *, private: bool, sealed: bool) -> None:
         private: Whether the run claims a finite epsilon.
         sealed: Whether only the sum of contributions is opened.
 
-    Raises: PrivetError: if codes of different clients depend on one another; if they do not add although only
-        a sum is
-            opened or noised; or if the codec was computed from exact updates although an epsilon is claimed.
+    Raises:
+        PrivetError: if codes of different clients depend on one another; if they do not add although only a
+            sum is opened or noised; or if the codec was computed from exact updates although an epsilon is
+            claimed.
     """
     if codec.cross_client_state and (private or sealed):
         raise PrivetError(

@@ -27,9 +27,12 @@ from privet.protocol import Body
 class CountSketch(LinearCodec):
     """A sketch of ``dimension`` numbers in ``size`` buckets, drawn from a public ``seed``.
 
-    Attributes: dimension: D. size: Buckets k, at most D. seed: Public seed. scale: ``projection`` decodes to
-        the orthogonal projection (a bucket's mean), ``unbiased`` to the classic
-            estimate (a bucket's sum).
+    Attributes:
+        dimension: D.
+        size: Buckets k, at most D.
+        seed: Public seed.
+        scale: ``projection`` decodes to the orthogonal projection (a bucket's mean), ``unbiased`` to the
+            classic estimate (a bucket's sum).
     """
 
     kind: ClassVar[str] = "count_sketch"

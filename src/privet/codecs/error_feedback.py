@@ -98,9 +98,9 @@ def check_error_feedback(codec: Codec, unit: str) -> None:
         codec: The codec whose loss is remembered.
         unit: Privacy unit, ``record`` or ``client``; ``none`` without privacy.
 
-    Raises: PrivetError: for one unit a record, and for a codec whose decoding is stretched to be unbiased:
-        the memory
-            would grow by D/k - 1 a round.
+    Raises:
+        PrivetError: for one unit a record, and for a codec whose decoding is stretched to be unbiased: the
+            memory would grow by D/k - 1 a round.
     """
     if unit not in ErrorFeedback.units | {"none"}:
         raise PrivetError(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from privet.decoder import Decoder
 from privet.frozen_prefix import FrozenPrefix
+from privet.local_training import LocalSteps, train_locally
 from privet.lora import AdapterLayout, LoraSpec, Vector
 from privet.lora_layers import attach
 from privet.prefix_cache import PrefixCache
@@ -124,6 +125,12 @@ class Backbone:
                 loss += float(self._backward(batch, states, total, "sum").sum(dtype=np.float64))
         count = max(len(examples), 1)
         return (total[0] / count).cpu().numpy(), loss / count
+
+    def train_locally(
+        self, flat: Vector, examples: Sequence[ExampleLike], local: LocalSteps, seed: bytes
+    ) -> Vector:
+        """New values, float32 [D], after local steps from ``flat``; see `privet.local_training`."""
+        return train_locally(self, flat, examples, local, seed)
 
     def losses(self, examples: Sequence[ExampleLike], micro_batch: int = 32) -> Vector:
         """Loss of each record, float32 [n], in the order of ``examples``."""

@@ -201,12 +201,13 @@ def _one_part(
     exact: bool,
     found: tuple[float, float],
 ) -> Epsilons:
-    """All accountants' values for a part, given its headline and the delta that this was asked at."""
-    value, ideal_delta = found
+    """All accountants' values for a part, given its headline and its delta'."""
+    value, delta_prime = found
+    ideal_delta = _left(delta, delta_prime)
     return Epsilons(
         relation,
         delta,
-        delta - ideal_delta,
+        delta_prime,
         value if exact else None,
         _pld_epsilon(releases, ideal_delta, relation) if exact else value,
         _rdp_epsilon(releases, ideal_delta, relation),
@@ -217,16 +218,21 @@ def _one_part(
 def _headline(
     releases: tuple[Release, ...], delta: float, relation: Relation, exact: bool
 ) -> tuple[float, float]:
-    """The headline epsilon and the delta it was asked at: what delta' leaves. Infinite if too little."""
+    """The headline epsilon, and delta'; infinite if that takes more than half of delta."""
     ask = _exact_epsilon if exact else _pld_epsilon
     distance = math.fsum(r.count * r.delta_prime for r in releases)
+    delta_prime = 0.0
     if distance:
         exponent = ask(releases, delta / 2, relation)
         delta_prime = distance * (1 + math.exp(exponent)) if exponent < 700 else math.inf
         if delta_prime > delta / 2:
-            return math.inf, delta
-        delta -= delta_prime
-    return ask(releases, delta, relation), delta
+            return math.inf, delta_prime
+    return ask(releases, _left(delta, delta_prime), relation), delta_prime
+
+
+def _left(delta: float, delta_prime: float) -> float:
+    """``delta - delta_prime``, rounded down."""
+    return math.nextafter(delta - delta_prime, 0.0) if delta_prime else delta
 
 
 def _exact_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float:

@@ -1,0 +1,72 @@
+"""The sensitivity of stage 1's message: never above the clip norm, for any shapes, scales and damage."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from privet.privacy.two_stage import statistics_message
+
+SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+NORMS = st.floats(1e-3, 1e3)
+SCALES = st.sampled_from([1e-30, 1e-6, 1.0, 1e3, 1e6, 1e30])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def updates(sizes: list[int], scale: float, seed: int, rows: int = 2) -> NDArray[np.float64]:
+    """Rows with tensors of different offsets and spreads; some are constant, some are zero."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for d in sizes:
+        spread, offset = rng.choice([0.0, 1.0, 1e3]), rng.choice([0.0, -5.0, 1e2])
+        parts.append(rng.normal(size=(rows, d)) * spread + offset)
+    return np.concatenate(parts, axis=1) * scale
+
+
+@given(SIZES, NORMS, SCALES, SEEDS)
+def test_zero_out_sensitivity_is_the_clip_norm(
+    sizes: list[int], norm: float, scale: float, seed: int
+) -> None:
+    """||z|| = min(||update||, C) for any number of tensors: a client moves the sum by at most C."""
+    rows = updates(sizes, scale, seed)
+    z = statistics_message(rows, sizes, norm)
+    assert z.shape == (2, 2 * len(sizes))
+    lengths = np.linalg.norm(z, axis=1)
+    assert np.all(lengths <= norm * (1 + 1e-12))
+    np.testing.assert_allclose(lengths, np.minimum(np.linalg.norm(rows, axis=1), norm), rtol=1e-9)
+
+
+@given(SIZES, NORMS, SCALES, SCALES, SEEDS)
+def test_replace_one_sensitivity_is_twice_the_clip_norm(
+    sizes: list[int], norm: float, scale: float, other: float, seed: int
+) -> None:
+    rows = updates(sizes, scale, seed)
+    rows[1] *= other
+    z = statistics_message(rows, sizes, norm)
+    assert np.linalg.norm(z[0] - z[1]) <= 2 * norm * (1 + 1e-12)
+    alone = statistics_message(rows[:1], sizes, norm)
+    np.testing.assert_array_equal(z[0], alone[0], err_msg="a client's message depends on that client only")
+
+
+@given(SIZES, SEEDS, st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
+def test_trap_08_a_damaged_update_contributes_zero(
+    sizes: list[int], seed: int, damage: float, data: st.DataObject
+) -> None:
+    rows = updates(sizes, 1.0, seed)
+    rows[0, data.draw(st.integers(0, rows.shape[1] - 1))] = damage
+    z = statistics_message(rows, sizes, 1.0)
+    assert not z[0].any()
+    np.testing.assert_array_equal(z[1], statistics_message(rows[1:], sizes, 1.0)[0])
+
+
+@given(SIZES, SEEDS)
+def test_clip_and_statistics_commute(sizes: list[int], seed: int) -> None:
+    """Clipping before the statistics or after them is the same: the pipeline may clip last."""
+    rows = updates(sizes, 1.0, seed)
+    before = statistics_message(rows, sizes, 1.0)
+    unclipped = statistics_message(rows, sizes, 1e30)
+    lengths = np.linalg.norm(unclipped, axis=1, keepdims=True)
+    after = unclipped * np.minimum(1.0, 1.0 / np.maximum(lengths, 1e-300))
+    np.testing.assert_allclose(after, before, atol=1e-9)

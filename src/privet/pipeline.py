@@ -225,6 +225,11 @@ class Pipeline:
         sizes = [s.codec.size for s in self.stages if isinstance(s, Encode)]
         return sizes[-1] if sizes else None
 
+    @property
+    def has_share(self) -> bool:
+        """Whether each client adds a share of the noise to its sum."""
+        return bool(self._sum_stages)
+
     def forward(self, units: Iterable[Units], dimension: int, passing: Pass) -> Integers:
         """One client's contribution, int64 [k]: noised where the pipeline has a share, not yet sealed.
 

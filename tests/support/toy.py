@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.aggregate import Aggregator
-from privet.client import Client
-from privet.config import Config, Dropout, LocalConfig, parse
-from privet.engines.local import LocalEngine
-from privet.keys import ClientKeys, SecretStore
-from privet.messages import schemas
-from privet.privacy.ledger import Ledger
-from privet.resolve import Cohort, resolve
-from privet.server import Server
-from privet.systems import System
+from privet.config import Config, LocalConfig, parse
+from privet.federation import Federation, Secrets, federate
+from privet.resolve import resolve
 from privet.work import Workplace
 
 DIMENSION = 24
@@ -57,9 +49,7 @@ class ToyTrainer:
         residual = np.float32(np.dot(e.x, self.flat) - np.float32(e.y))
         return (residual * e.x).astype(np.float32)
 
-    def train_locally(
-        self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes
-    ) -> Floats:
+    def train_locally(self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes) -> Floats:
         values = flat.copy()
         for _ in range(local.steps):
             self.set_flat(values)
@@ -74,7 +64,8 @@ def examples(count: int, seed: int = 0) -> list[ToyExample]:
     truth = np.linspace(-1, 1, DIMENSION).astype(np.float32)
     points = generator.standard_normal((count, DIMENSION)).astype(np.float32)
     return [
-        ToyExample(f"r{i}", x, float(x @ truth + 0.1 * generator.standard_normal())) for i, x in enumerate(points)
+        ToyExample(f"r{i}", x, float(x @ truth + 0.1 * generator.standard_normal()))
+        for i, x in enumerate(points)
     ]
 
 
@@ -104,3 +95,12 @@ def config(**sections: Any) -> Config:
         base = raw.get(name)
         raw[name] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
     return parse({name: value for name, value in raw.items() if value is not None})
+
+
+def federation(config: Config, parts: Sequence[Sequence[ToyExample]], **options: Any) -> Federation:
+    """The parties of a toy run, with one trainer a silo."""
+    resolved = resolve(config, dimension=DIMENSION, parties=len(parts))
+    assert config.insecure_test_seed is not None
+    secrets = [Secrets.of_test_seed(config.insecure_test_seed, party) for party in range(len(parts))]
+    places = [Workplace(f"silo{i}", ToyTrainer(), list(part), 16) for i, part in enumerate(parts)]
+    return federate(resolved, places, secrets, np.zeros(DIMENSION, np.float32), run="toy", **options)

@@ -106,7 +106,7 @@ def plan(*, count: int, bits: int, parties: int, rounds_per_epoch: int = 8) -> S
     """What this level promises and costs for ``count`` values a round."""
     sent, got = key_bytes(parties, rounds_per_epoch)
     passive = min(recovery_threshold(parties), parties - 1)
-    # Two survivor sets need t signatures each; honest parties sign one only (Bonawitz et al. 2017, section 6.2).
+    # Two survivor sets need t signatures each; honest parties sign one (Bonawitz et al. 2017, section 6.2).
     active = min(2 * recovery_threshold(parties) - parties, parties - 1)
     # Each client expands one mask for each other party and its own; the server those of all survivors.
     masks = parties * parties + parties

@@ -44,16 +44,17 @@ class MaskingClient:
 
     Args:
         run: Name of the run; enters every signature and key.
-        roster: The members, already accepted by this site.
+        roster: The members; must be signed as `Roster.accept` demands.
         identity: This site's key; its place in the roster is the party's number.
         root: 32 secret bytes of this client for this run.
         group: Where words are added.
         least: Fewest survivors of a sum that this client helps to open; never below the recovery threshold.
         store: Where decisions and secrets are kept.
+        authority: Public key of the consortium's authority, if this site was told to trust one.
         insecure_test_seed: All keys follow from ``root``, so that a run repeats bit by bit.
 
     Raises:
-        PrivetError: if the identity is not in the roster.
+        PrivetError: if the identity is not in the roster or signatures are missing.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class MaskingClient:
         group: Group,
         least: int,
         store: Store,
+        authority: bytes | None = None,
         insecure_test_seed: bool = False,
     ) -> None:
-        self.party = roster.party_of(identity.public_key)
+        self.party = roster.accept(identity.public_key, authority)
         self.group = group
         self._context = Context(run, roster)
         self._roster, self._identity = roster, identity

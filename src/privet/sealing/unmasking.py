@@ -245,8 +245,8 @@ class MaskingServer:
             candidates: Parties whose well-formed words have come.
 
         Raises:
-            RoundAborted: if too few parties sent words, signed the survivors or gave shares. By then nothing was
-                revealed but fewer shares than the threshold, which tell nothing.
+            RoundAborted: if too few parties sent words, signed the survivors or gave shares. By then nothing
+                was revealed but fewer shares than the threshold, which tell nothing.
         """
         epoch, progress = self._epoch(), self._memory.progress
         if progress.due != round:

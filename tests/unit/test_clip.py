@@ -35,6 +35,14 @@ def test_the_largest_floats_are_clipped_and_not_lost() -> None:
     assert np.linalg.norm(clipped.astype(np.float64)) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("excess", [1e-6, 1e-4, 1e-2, 1.0])
+def test_a_row_a_little_too_long_is_clipped_too(excess: float) -> None:
+    row = np.random.Generator(np.random.PCG64(4)).standard_normal((1, 300))
+    row *= (1 + excess) / np.linalg.norm(row)
+    clipped, _ = clip_rows(row.astype(np.float32), 1.0)
+    assert 1 - 1e-6 < np.linalg.norm(clipped.astype(np.float64)) <= 1.0
+
+
 def test_rows_do_not_depend_on_their_neighbours() -> None:
     batch = np.random.Generator(np.random.PCG64(0)).standard_normal((7, 100_001)).astype(np.float32)
     together = clip_rows(batch, 3.0)[0]

@@ -68,6 +68,7 @@ def test_a_huge_tolerance_sends_all_draws_the_exact_way_and_changes_none(
     monkeypatch.setattr(noise, "TOLERANCE", 1.0)
     assert (rounded_gaussian(std, 400, KEY) == quick).all()
     assert len(calls) == 400
+    assert len({call[-1] for call in calls}) == 400  # each draw has further bits of its own
 
 
 def test_draws_on_a_boundary_are_split_by_further_bits() -> None:
@@ -138,9 +139,9 @@ def test_bound_on_sums_of_shares_holds(n: int, std: float) -> None:
     assert 0 < true <= bound
     if n == 2 and std >= 1:
         assert bound < true * (1 + 1e-9)
-    # the leading term of the series, n exp(-2 pi^2 s^2 (1 - 1/n)), with a constant below 2/3
+    # the true rate, exp(-2 pi^2 s^2 (1 - 1/n)), with a constant below 2/3
     if n > 2 and std >= 1:
-        assert true < 2 / 3 * n * math.exp(-2 * (math.pi * std) ** 2 * (1 - 1 / n))
+        assert true < 2 / 3 * math.exp(-2 * (math.pi * std) ** 2 * (1 - 1 / n))
 
 
 def test_bound_on_sums_of_shares_is_monotone_and_never_zero() -> None:

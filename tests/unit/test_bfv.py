@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
-from privet.sealing.bfv import SEED_BYTES, Bfv, BfvKey, CiphertextRefused
+from privet.sealing.additive import CiphertextRefused
+from privet.sealing.bfv import SEED_BYTES, Bfv, BfvKey
 from privet.sealing.bfv_parameters import BfvParameters, is_prime, prime_from
 from privet.sealing.seal_memory import MemoryFile
 

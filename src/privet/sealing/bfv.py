@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
+from privet.sealing.additive import CiphertextRefused
 from privet.sealing.bfv_parameters import BfvParameters
 from privet.sealing.seal_memory import HEADER_BYTES, MemoryFile
 
@@ -30,10 +31,6 @@ SEED_BYTES = 64
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
-
-
-class CiphertextRefused(ValueError):  # noqa: N818 - a verdict on what came in, like SealingRefused
-    """A ciphertext that is not what the parameters allow; the message is safe to log."""
 
 
 class Bfv:

@@ -142,6 +142,13 @@ class BfvParameters:
         return 8 * self.degree * len(self.data_primes) + 1024
 
     @property
+    def typical_fresh_bytes(self) -> int:
+        """What SEAL's compression makes of an uploaded ciphertext: each coefficient has few bits to spare."""
+        # measured on SEAL's output: 8.05 bytes a coefficient at 60 bits, 7.6 at 56, 6.9 at 48, 5.7 at 36
+        each = (8.05 - 0.1 * (PRIME_BITS - prime.bit_length()) for prime in self.data_primes)
+        return round(self.degree * sum(each))
+
+    @property
     def most_sum_bytes(self) -> int:
         """Upper bound of one summed ciphertext: two polynomials and headers."""
         return 16 * self.degree * len(self.data_primes) + 1024

@@ -1,0 +1,278 @@
+"""A round under encryption, for any additive scheme: clients seal and sign, the server adds, one opens.
+
+The server half holds public parameters and ciphertexts. What a client seals for an attempt is written down
+before it leaves, and so is what the designated client opens: another decision for that attempt is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet import wire
+from privet.protocol import Body, RoundAborted, RoundId, Steps
+from privet.sealing.additive import CiphertextRefused, KeyHolder, Scheme
+from privet.sealing.base import Message, Opened, SealingRefused, Store, check_cohort, checked
+from privet.sealing.encrypted_messages import Upload, split, sum_schema, upload_schema
+from privet.sealing.identity import Identity, verify
+from privet.sealing.masking_messages import Context
+from privet.sealing.roster import Roster
+from privet.sealing.run_key import OPERATIONS, RunKeyClient
+from privet.sealing.run_key_server import RunKeyServer
+from privet.sealing.state_seal import StateSeal
+from privet.wire import Blob, Schema, Whole
+
+_SEALED, _OPENED = "encrypted.sealed", "encrypted.opened"
+_DECIDED = Schema({"number": Whole(0), "attempt": Whole(0), "tag": Blob(32, 32)})
+
+
+class EncryptedClient:
+    """One party's half.
+
+    Args:
+        level: Name of the level, which keys are bound to.
+        run: Name of the run; enters every signature and key.
+        roster: The members, already accepted by this site.
+        identity: This site's key; its place in the roster is the party's number.
+        store: Where keys and decisions are kept.
+        scheme: Public half of the scheme, with the same parameters at every party.
+        least: Fewest contributions in a sum that this client opens.
+
+    Attributes:
+        party: Own number.
+        scheme: The scheme.
+        keys: Holder of the run's key.
+        states: Seals and opens the state that the designated client hands to the others.
+
+    Raises:
+        PrivetError: if the identity is not in the roster, or the cohort is too small.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: str,
+        run: str,
+        roster: Roster,
+        identity: Identity,
+        store: Store,
+        scheme: Scheme,
+        least: int,
+    ) -> None:
+        self.party = roster.party_of(identity.public_key)
+        self._context, self._identity, self._store = Context(run, roster), identity, store
+        self.scheme, self._least = scheme, check_cohort(level, roster.size, least)
+        purpose = f"{level}/{scheme.label()}"
+        self.keys = RunKeyClient(
+            self._context,
+            purpose,
+            party=self.party,
+            identity=identity,
+            store=store,
+            attachment=scheme.attachment(store),
+        )
+        self._operations = RunKeyServer(self._context, purpose, scheme.attachment_bytes).messages()
+        self.states = StateSeal(
+            self._context, party=self.party, identity=identity, keys=self.keys, store=store
+        )
+        self._held: tuple[bytes, KeyHolder] | None = None
+
+    def handle(self, op: str, body: Body) -> Body:
+        """Answer ``keys.run.*``.
+
+        Raises:
+            SealingRefused: with the reason; nothing was revealed.
+        """
+        if op not in OPERATIONS:
+            raise SealingRefused("unknown-operation")
+        return self.keys.handle(op, checked(self._operations[op].request, body))
+
+    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+        """Values, int64 ``[count]``, encrypted and signed for one attempt at one round.
+
+        Raises:
+            SealingRefused: if this attempt sealed other values, a later one was sealed, or there is no key.
+        """
+        values = np.ascontiguousarray(values, np.int64)
+        self._decide(_SEALED, round, hashlib.sha256(values.data).digest())
+        return self._send(round, self._holder().seal(values))
+
+    def unseal(self, round: RoundId, ciphertext: Body, count: int) -> NDArray[np.int64]:
+        """Open the summed ciphertexts of a round at the designated client, int64 ``[count]``.
+
+        Raises:
+            SealingRefused: if they are malformed, of another round or key, sum up too few contributions, or
+                another sum of the same attempt was opened before.
+        """
+        parties = range(self._context.roster.size)
+        summed: Mapping[str, Any] = checked(sum_schema(self.scheme, count, len(parties)), ciphertext)
+        if RoundId(summed["number"], summed["attempt"]) != round:
+            raise SealingRefused("wrong-round", "the sum is of another round than the question")
+        if summed["key"] != self.keys.key.name:
+            raise SealingRefused("other-run-key", "the sum is under another key than this client's")
+        survivors = [int(party) for party in summed["survivors"]]
+        if survivors != sorted(set(survivors)) or not set(survivors) <= set(parties):
+            raise SealingRefused("malformed", "survivors are an ascending list of parties")
+        if len(survivors) < self._least:
+            raise SealingRefused("too-few-parties", f"{len(survivors)} of {self._least}")
+        self._decide(_OPENED, round, hashlib.sha256(summed["ciphertexts"]).digest())
+        try:
+            return self._holder().open(split(summed["ciphertexts"], summed["sizes"]), count)
+        except CiphertextRefused as reason:
+            raise SealingRefused("bad-sum", str(reason)) from None
+
+    def _send(self, round: RoundId, pieces: Iterable[bytes], epoch: int = 0) -> Body:
+        """Ciphertexts with their round, key and signature."""
+        self.keys.mark_used()
+        upload = Upload.of(round, self.keys.key.name, pieces, epoch)
+        content = upload.content(self._context, self.party)
+        return {
+            **upload.body(),
+            "signature": self._identity.sign("ciphertexts", self._context.roster.hash, content),
+        }
+
+    def _holder(self) -> KeyHolder:
+        key = self.keys.key
+        if self._held is None or self._held[0] != key.name:
+            self._held = (key.name, self.scheme.holder(key, self._store))
+        return self._held[1]
+
+    def _decide(self, name: str, round: RoundId, digest: bytes) -> None:
+        """Write down what this attempt seals or opens; a different second decision is refused."""
+        tag = hmac.digest(self.keys.key.derive(name), digest, "sha256")
+        data = self._store.get(name)
+        if data:
+            last: Mapping[str, Any] = wire.decode(data, _DECIDED)
+            decided = RoundId(last["number"], last["attempt"])
+            if round == decided and hmac.compare_digest(last["tag"], tag):
+                return
+            if round == decided:
+                raise SealingRefused("slot-used", "this attempt has sealed or opened something else")
+            if round < decided:
+                raise SealingRefused("replayed-round", "a later attempt was already sealed or opened")
+        decision: Body = {"number": round.number, "attempt": round.attempt, "tag": tag}
+        self._store.put(name, wire.encode(decision, _DECIDED))
+
+
+class EncryptedServer:
+    """The server's half: ciphertexts and public parameters, and no key.
+
+    Args:
+        level: Name of the level.
+        run: Name of the run.
+        roster: The members.
+        scheme: Public half of the scheme.
+        floor: Survivors that the run demands.
+
+    Attributes:
+        scheme: The scheme.
+        keys: Relays the run's key.
+
+    Raises:
+        PrivetError: if the cohort is too small to hide anything.
+    """
+
+    reveals_contributions = False
+
+    def __init__(self, *, level: str, run: str, roster: Roster, scheme: Scheme, floor: int) -> None:
+        self.scheme, self._floor = scheme, check_cohort(level, roster.size, floor)
+        self._context = Context(run, roster)
+        self.keys = RunKeyServer(self._context, f"{level}/{scheme.label()}", scheme.attachment_bytes)
+
+    def messages(self) -> Mapping[str, Message]:
+        """Schemas of the key phases."""
+        return self.keys.messages()
+
+    def sealed(self, count: int) -> Schema:
+        """Schema of a client's contribution of ``count`` values."""
+        return upload_schema(self.scheme, count)
+
+    def prepare(self, round: RoundId) -> Steps[tuple[int, ...]]:
+        """Hand the run's key on where that is due; returns the parties that hold it.
+
+        Raises:
+            RoundAborted: if they are too few.
+        """
+        holders = yield from self.keys.prepare()
+        if len(holders) < self._floor:
+            raise RoundAborted(f"{len(holders)} of {self._floor} demanded clients hold the run's key")
+        return holders
+
+    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+        """Add the ciphertexts of all replies that are signed and well-formed, for the designated client.
+
+        Raises:
+            RoundAborted: if too few are.
+        """
+        yield from ()
+        uploads, refused = self._accept(round, count, replies)
+        total = self._add(uploads, refused)
+        return self._opened(round, uploads, total, refused)
+
+    def _accept(
+        self, round: RoundId, count: int, replies: Mapping[int, Body], epoch: int = 0
+    ) -> tuple[dict[int, Upload], dict[int, str]]:
+        """Replies that are signed and of this round, by party, and why the others were refused."""
+        self.keys.forget([party for party in range(self._context.roster.size) if party not in replies])
+        uploads: dict[int, Upload] = {}
+        refused: dict[int, str] = {}
+        for party, reply in sorted(replies.items()):
+            try:
+                upload = self._read(party, count, reply)
+                if upload.round != round or upload.epoch != epoch:
+                    raise SealingRefused("wrong-round", "made for another round, attempt or epoch")
+                if upload.key != self.keys.name:
+                    raise SealingRefused("other-run-key", "encrypted under another key than the run's")
+                uploads[party] = upload
+            except SealingRefused as refusal:
+                refused[party] = str(refusal)
+        return uploads, refused
+
+    def _read(self, party: int, count: int, reply: Body) -> Upload:
+        fields: Mapping[str, Any] = checked(self.sealed(count), reply)
+        upload = Upload.read(fields)
+        roster, content = self._context.roster, upload.content(self._context, party)
+        if not 0 <= party < roster.size or not verify(
+            roster.public_key(party), fields["signature"], "ciphertexts", roster.hash, content
+        ):
+            raise SealingRefused("bad-signature", "not signed by this party for this run, as it arrived")
+        return upload
+
+    def _add(self, uploads: dict[int, Upload], refused: dict[int, str]) -> list[Any]:
+        """The scheme's sums; whoever sent a bad ciphertext moves from ``uploads`` to ``refused``."""
+        while len(uploads) >= self._floor:
+            try:
+                columns = zip(*(upload.pieces() for upload in uploads.values()), strict=True)
+                return [self.scheme.add(column) for column in columns]
+            except CiphertextRefused:
+                # the common case costs one pass; only when a ciphertext is refused, find whose it was
+                bad = {party: reason for party, upload in uploads.items() if (reason := self._fault(upload))}
+                if not bad:
+                    raise
+                refused |= bad
+                for party in bad:
+                    del uploads[party]
+        reasons = "; ".join(f"party {party}: {reason}" for party, reason in sorted(refused.items()))
+        raise RoundAborted(f"{len(uploads)} of {self._floor} demanded contributions came; {reasons}")
+
+    def _fault(self, upload: Upload) -> str | None:
+        try:
+            for piece in upload.pieces():
+                self.scheme.load(piece, fresh=True)
+        except CiphertextRefused as reason:
+            return f"bad-ciphertext: {reason}"
+        return None
+
+    def _opened(
+        self, round: RoundId, survivors: Iterable[int], total: Iterable[Any], refused: Mapping[int, str]
+    ) -> Opened:
+        """The message to the designated client."""
+        parties = tuple(sorted(survivors))
+        summed = Upload.of(round, self.keys.name, map(self.scheme.save, total))
+        body: Body = {**summed.body(), "survivors": np.array(parties, np.int64)}
+        return Opened(parties, None, body, refused)

@@ -1,0 +1,159 @@
+"""The server's half of the run's key: it relays, and remembers only who holds the key of which name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from privet.protocol import Ask, Body, RoundAborted, Steps
+from privet.sealing.base import Message
+from privet.sealing.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+from privet.sealing.masking_messages import Context
+from privet.sealing.run_key import (
+    ACCEPT,
+    ADVERTISE,
+    NAME_BYTES,
+    SCOPE_BYTES,
+    WRAP,
+    WRAPPED_BYTES,
+    byte_rows,
+    scope_of,
+    verify_advert,
+)
+from privet.wire import Array, Blob, Schema, UpTo, Whole
+
+SECONDS_TO_ANSWER = 600.0
+SECONDS_TO_PROBE = 5.0
+"""For a party that was away, while others hold the key: a dead site must not hold up every round."""
+
+
+class RunKeyServer:
+    """The server's half: it relays, and remembers only who holds the key of which name.
+
+    Args:
+        context: The run and its roster.
+        purpose: As at the clients.
+        attachment_bytes: Most bytes of an attachment.
+    """
+
+    def __init__(self, context: Context, purpose: str, attachment_bytes: int) -> None:
+        self._context, self._attachment_bytes = context, attachment_bytes
+        self.scope = scope_of(context, purpose)
+        self._name = b""
+        self._holders: set[int] = set()
+
+    @property
+    def name(self) -> bytes:
+        """Name of the run's key."""
+        return self._name
+
+    def forget(self, parties: Sequence[int]) -> None:
+        """Ask these parties again before the next round: they may have lost the key."""
+        self._holders -= set(parties)
+
+    def messages(self) -> dict[str, Message]:
+        """Schemas of the three operations."""
+        some = UpTo(self._context.roster.size)
+        party = Whole(0, self._context.roster.size - 1)
+        public, signature = Blob(PUBLIC_KEY_BYTES, PUBLIC_KEY_BYTES), Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)
+        signatures = Array("uint8", (some, SIGNATURE_BYTES))
+        attachment = Blob(self._attachment_bytes)
+        return {
+            ADVERTISE: Message(
+                Schema({"scope": Blob(SCOPE_BYTES, SCOPE_BYTES)}),
+                Schema({"public": public, "signature": signature, "key": Blob(NAME_BYTES)}),
+            ),
+            WRAP: Message(
+                Schema(
+                    {
+                        "parties": Array("int64", (some,)),
+                        "publics": Array("uint8", (some, PUBLIC_KEY_BYTES)),
+                        "signatures": signatures,
+                    }
+                ),
+                Schema(
+                    {
+                        "key": Blob(NAME_BYTES, NAME_BYTES),
+                        "ephemeral": public,
+                        "wrapped": Array("uint8", (some, WRAPPED_BYTES)),
+                        "signatures": signatures,
+                        "attachment": attachment,
+                    }
+                ),
+            ),
+            ACCEPT: Message(
+                Schema(
+                    {
+                        "maker": party,
+                        "ephemeral": public,
+                        "wrapped": Blob(WRAPPED_BYTES, WRAPPED_BYTES),
+                        "signature": signature,
+                        "attachment": attachment,
+                    }
+                ),
+                Schema({}),
+            ),
+        }
+
+    def prepare(self) -> Steps[tuple[int, ...]]:
+        """See that every party that answers holds one key, and return those who do, ascending.
+
+        Raises:
+            RoundAborted: if nobody can hand the key on.
+        """
+        roster = self._context.roster
+        absent = tuple(party for party in range(roster.size) if party not in self._holders)
+        if not absent:
+            return tuple(range(roster.size))
+        timeout = SECONDS_TO_PROBE if self._holders else SECONDS_TO_ANSWER
+        replies = yield Ask(ADVERTISE, {"scope": self.scope}, to=absent, timeout=timeout)
+        adverts: dict[int, Mapping[str, Any]] = {
+            party: reply
+            for party, reply in sorted(replies.ok.items())
+            if verify_advert(self._context, self.scope, party, reply["public"], reply["signature"])  # type: ignore[arg-type]  # Blobs by the schema
+        }
+        if not self._holders:
+            # after a restart of the server, the key that most of them hold is the run's
+            names = Counter(advert["key"] for advert in adverts.values() if advert["key"])
+            self._name = max(names, key=lambda name: (names[name], name), default=b"")
+        for party, advert in adverts.items():
+            if self._name and advert["key"] == self._name:
+                self._holders.add(party)
+        missing = [party for party in adverts if party not in self._holders]
+        if missing:
+            yield from self._hand_on(adverts, missing)
+        if not self._holders:
+            raise RoundAborted("no client can make or hand on the run's key")
+        return tuple(sorted(self._holders))
+
+    def _hand_on(self, adverts: Mapping[int, Mapping[str, Any]], missing: Sequence[int]) -> Steps[None]:
+        for maker in sorted(self._holders) or list(missing):
+            receivers = [party for party in missing if party != maker]
+            question: Body = {
+                "parties": np.array(receivers, np.int64),
+                "publics": byte_rows([adverts[p]["public"] for p in receivers], PUBLIC_KEY_BYTES),
+                "signatures": byte_rows([adverts[p]["signature"] for p in receivers], SIGNATURE_BYTES),
+            }
+            replies = yield Ask(WRAP, question, to=(maker,), timeout=SECONDS_TO_ANSWER)
+            answer: Mapping[str, Any] | None = replies.ok.get(maker)
+            if answer is None or not len(answer["wrapped"]) == len(answer["signatures"]) == len(receivers):
+                continue
+            self._name = answer["key"]
+            self._holders.add(maker)
+            handed: dict[int, Body] = {
+                party: {
+                    "maker": maker,
+                    "ephemeral": answer["ephemeral"],
+                    "wrapped": answer["wrapped"][row].tobytes(),
+                    "signature": answer["signatures"][row].tobytes(),
+                    "attachment": answer["attachment"],
+                }
+                for row, party in enumerate(receivers)
+            }
+            if handed:
+                accepted = yield Ask(ACCEPT, per_node=handed, to=tuple(handed), timeout=SECONDS_TO_ANSWER)
+                self._holders |= set(accepted.ok)
+            return

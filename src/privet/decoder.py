@@ -28,7 +28,7 @@ from privet.head import Head
 from privet.lora_layers import decoder_layers
 
 
-class _Reached(Exception):  # noqa: N818 - it ends a pass early; nothing went wrong
+class _Reached(Exception):
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
 
@@ -155,7 +155,10 @@ class Decoder:
             return "the lowest layer has an adapter"
         ids, kind = self._probe(), type(self.model).__name__
         try:
-            split = self.top(self.prefix(ids))
+            hidden = self.prefix(ids)
+            # Whatever a layer left elsewhere for a higher one must be another record's when the upper half runs.
+            self.prefix(ids.flip(0))
+            split = self.top(hidden)
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
             return f"{kind} cannot be entered at layer {self.first_layer} ({type(error).__name__})"
         if not _agree(split, self.whole(ids)):

@@ -19,7 +19,6 @@ import secrets
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,21 +110,10 @@ class PrefixCache:
             if key not in self._where and self.bytes_on_disk + data.nbytes <= self.disk_bytes:
                 self._write(key, data)
 
-    def close(self) -> None:
-        """Closes the files and forgets all entries."""
-        for segment in self._segments:
-            segment.close()
-        self._segments, self._own = [], None
-        self._where.clear()
-        self._memory.clear()
-        self._in_memory = 0
-
     def _write(self, key: bytes, data: Bytes) -> None:
         if self._own is None:
             assert self._directory is not None
-            self._own = _Segment(
-                self._directory / f"{os.getpid()}-{secrets.token_hex(8)}.index", writable=True
-            )
+            self._own = _Segment(self._directory / f"{os.getpid()}-{secrets.token_hex(8)}.index", fresh=True)
             self._segments.append(self._own)
         try:
             offset, checksum = self._own.append(key, data)
@@ -142,10 +130,11 @@ class PrefixCache:
 
 
 class _Segment:
-    def __init__(self, index_path: Path, *, writable: bool = False) -> None:
+    def __init__(self, index_path: Path, *, fresh: bool = False) -> None:
         self._index_path, self._data_path = index_path, index_path.with_suffix(".data")
-        self._index = _private(index_path) if writable else None
-        self._data = _private(self._data_path) if writable else None
+        if fresh:
+            for path in (self._data_path, self._index_path):
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         self._map: mmap.mmap | None = None
         self.size = self._data_path.stat().st_size if self._data_path.exists() else 0
 
@@ -160,15 +149,14 @@ class _Segment:
         return found
 
     def append(self, key: bytes, data: Bytes) -> tuple[int, int]:
-        assert self._data is not None
-        assert self._index is not None
+        # Opened for every entry: that is little beside computing one, and no handle is left behind.
+        with self._data_path.open("r+b") as file:
+            file.seek(self.size)
+            file.write(data.data)
         offset, checksum = self.size, zlib.crc32(data.data)
-        self._data.seek(offset)
-        self._data.write(data.data)
-        self._data.flush()
         row = _ROW.pack(key, offset, data.nbytes, checksum, 0)[:-4]
-        self._index.write(row + struct.pack("<I", zlib.crc32(row)))
-        self._index.flush()
+        with self._index_path.open("ab") as file:
+            file.write(row + struct.pack("<I", zlib.crc32(row)))
         self.size = offset + data.nbytes
         return offset, checksum
 
@@ -182,13 +170,3 @@ class _Segment:
             if len(self._map) < offset + length:
                 return None
         return np.frombuffer(self._map, np.uint8, length, offset)
-
-    def close(self) -> None:
-        for file in (self._index, self._data):
-            if file is not None:
-                file.close()
-        self._map = None  # arrays handed out keep the mapping alive until they are gone
-
-
-def _private(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")

@@ -80,9 +80,9 @@ def test_a_body_comes_back_as_it_was() -> None:
 
 def test_equal_bodies_have_equal_bytes() -> None:
     values = np.arange(12, dtype=np.int32).reshape(3, 4)
-    twin = {"b": values.astype(">i4"), "a": 1}
-    strided = {"a": 1, "b": np.repeat(values, 2, axis=1)[:, ::2]}
-    fortran = {"a": 1, "b": np.asfortranarray(values)}
+    twin: Body = {"b": values.astype(">i4"), "a": 1}
+    strided: Body = {"a": 1, "b": np.repeat(values, 2, axis=1)[:, ::2]}
+    fortran: Body = {"a": 1, "b": np.asfortranarray(values)}
     expected = encode({"a": 1, "b": values})
     assert encode(twin) == encode(strided) == encode(fortran) == expected
 
@@ -112,7 +112,7 @@ def test_arrays_are_views_of_the_message() -> None:
 
 
 def test_what_is_not_in_the_schema_is_refused_in_both_directions() -> None:
-    extra = {**BODY, "loss_of_patient_7": 1.0}
+    extra: Body = {**BODY, "loss_of_patient_7": 1.0}
     with pytest.raises(WireError, match="unknown-field"):
         encode(extra, SCHEMA)
     smaller = Schema({k: v for k, v in SCHEMA.fields.items() if k != "loss"})

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from privet.codecs.allocation import PerTensor
 from privet.codecs.base import Codec, FloatArray
 from privet.errors import PrivetError
 
@@ -110,7 +111,8 @@ def check_error_feedback(codec: Codec, unit: str) -> None:
             allowed=f"unit: {', '.join(sorted(ErrorFeedback.units))}",
             hint="set `codec.error_feedback: false`",
         )
-    if getattr(codec, "scale", "projection") == "unbiased":
+    parts = [part for part, _ in codec.parts] if isinstance(codec, PerTensor) else [codec]
+    if any(getattr(part, "scale", "projection") == "unbiased" for part in parts):
         raise PrivetError(
             "needs a decoder that does not stretch, or the memory grows without bound",
             field="codec.scale",

@@ -65,7 +65,8 @@ class PublicSubspace(LinearCodec):
                 allowed=f"at most {len(directions)}",
                 hint="raise `codec.updates`, or lower `codec.size`",
             )
-        return cls(directions.astype(np.float32), provenance)
+        # In C order, as a received one is: BLAS adds in another order otherwise, and bits would differ.
+        return cls(np.ascontiguousarray(directions, np.float32), provenance)
 
     @property
     def dimension(self) -> int:

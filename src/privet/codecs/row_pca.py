@@ -170,7 +170,8 @@ def leading(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64
 
 def _components(rows: FloatArray) -> tuple[NDArray[np.float64], FloatArray]:
     values, vectors = leading(rows.astype(np.float64), min(rows.shape))
-    return values / len(rows), vectors.astype(np.float32)
+    # In C order, as a received one is: BLAS adds in another order otherwise, and bits would differ.
+    return values / len(rows), np.ascontiguousarray(vectors, np.float32)
 
 
 def _spend(spectra: Sequence[tuple[int, NDArray[np.float64]]], budget: int) -> list[int]:

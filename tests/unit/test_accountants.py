@@ -316,6 +316,17 @@ def test_calibration_refuses_the_impossible() -> None:
         calibrate(lambda s: [Release("a", s, sampling=sampled(1e-7))], 1.0, 1e-5)
 
 
+def test_extremes_are_finite_numbers_or_none_with_the_reason() -> None:
+    assert compute([Release("a", 1e6)], 1e-5).exact == 0.0
+    assert compute([Release("a", 0.01)], 1e-5).clt is None
+    tiny = [Release("a", 1.0, 1000, sampled(0.01))]
+    assert "too small" in (compute(tiny, 1e-16).reason or "")
+    assert headline(tiny, 1e-16) == math.inf
+    closed = compute([Release("a", 1.0)], 1e-16)
+    assert closed.exact is not None
+    assert closed.pld is None
+
+
 def test_bad_delta_and_relation_are_refused() -> None:
     for delta in (0.0, 1.0, math.nan):
         with pytest.raises(PrivetError, match="delta"):

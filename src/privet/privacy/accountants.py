@@ -21,6 +21,7 @@ TOO_FAR = (
     "what runs is too far from the ideal Gaussian for this delta: (1 + e^epsilon) times the distance exceeds "
     "half of delta"
 )
+TOO_SMALL = "delta is too small for the numerical accountant; a larger one has a finite epsilon"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,9 @@ def compute(releases: Sequence[AnyRelease], delta: float, relation: Relation = "
         return _none(delta, relation, reason)
     parts, exact = _parts([r for r in releases if isinstance(r, Release)], relation)
     found = [_headline(part, delta, relation, exact) for part in parts]
-    if math.inf in [value for value, _ in found]:
-        return _none(delta, relation, TOO_FAR)
+    if any(math.isinf(value) for value, _ in found):
+        too_far = any(delta_prime > delta / 2 for _, delta_prime in found)
+        return _none(delta, relation, TOO_FAR if too_far else TOO_SMALL)
     results = [_one_part(part, delta, relation, exact, at) for part, at in zip(parts, found, strict=True)]
 
     def largest(method: str) -> float | None:
@@ -209,8 +211,8 @@ def _one_part(
         delta,
         delta_prime,
         value if exact else None,
-        _pld_epsilon(releases, ideal_delta, relation) if exact else value,
-        _rdp_epsilon(releases, ideal_delta, relation),
+        _finite(_pld_epsilon(releases, ideal_delta, relation) if exact else value),
+        _finite(_rdp_epsilon(releases, ideal_delta, relation)),
         _clt_epsilon(releases, ideal_delta, relation),
     )
 
@@ -230,6 +232,10 @@ def _headline(
     return ask(releases, _left(delta, delta_prime), relation), delta_prime
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _left(delta: float, delta_prime: float) -> float:
     """``delta - delta_prime``, rounded down."""
     return math.nextafter(delta - delta_prime, 0.0) if delta_prime else delta
@@ -237,25 +243,33 @@ def _left(delta: float, delta_prime: float) -> float:
 
 def _exact_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float:
     """Gaussians on all units are mu-GDP, mu^2 = sum of count/sigma^2 (Dong, Roth and Su, JRSS B 2022)."""
-    import dp_accounting
-
     pairs = [dominating_pair(r, relation) for r in releases]
-    mu_squared = math.fsum(p.times / p.sigma**2 for p in pairs)
-    return float(dp_accounting.get_epsilon_gaussian(mu_squared**-0.5, delta)) if mu_squared else 0.0
+    return _gdp_epsilon(math.fsum(p.times / p.sigma**2 for p in pairs), delta)
 
 
 def _clt_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float | None:
     """GDP-CLT: mu^2 = sum of count q^2 (e^(1/s^2) - 1), Poisson only (Bu, Dong, Long and Su, HDSR 2020)."""
-    import dp_accounting
-
     if relation == "replace-one" or any(r.sampling.kind == "fixed" for r in releases):
         return None
-    if any(r.effective_noise_multiplier < 0.04 for r in releases):
-        return None  # e^(1/s^2) leaves the range of float64
-    mu_squared = math.fsum(
-        r.count * r.sampling.rate**2 * math.expm1(r.effective_noise_multiplier**-2) for r in releases
+    if any(r.effective_noise_multiplier < 0.2 for r in releases):
+        return None  # e^(1/s^2) says nothing any more, and soon leaves the range of float64
+    return _gdp_epsilon(
+        math.fsum(
+            r.count * r.sampling.rate**2 * math.expm1(r.effective_noise_multiplier**-2) for r in releases
+        ),
+        delta,
     )
-    return float(dp_accounting.get_epsilon_gaussian(mu_squared**-0.5, delta)) if mu_squared else 0.0
+
+
+def _gdp_epsilon(mu_squared: float, delta: float) -> float:
+    """Epsilon of a mu-GDP mechanism."""
+    import dp_accounting
+    import numpy as np
+
+    if not mu_squared:
+        return 0.0
+    with np.errstate(divide="ignore"):  # log(0), where sigma is so large that epsilon is 0
+        return float(dp_accounting.get_epsilon_gaussian(mu_squared**-0.5, delta))
 
 
 def _rdp_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float | None:
@@ -276,8 +290,7 @@ def _rdp_epsilon(releases: Sequence[Release], delta: float, relation: Relation) 
         accountant.compose(
             event if pair.gaussian else dp_accounting.PoissonSampledDpEvent(pair.rate, event), pair.times
         )
-    epsilon = float(accountant.get_epsilon(delta))
-    return epsilon if math.isfinite(epsilon) else None
+    return float(accountant.get_epsilon(delta))
 
 
 def _pld_epsilon(releases: Sequence[Release], delta: float, relation: Relation) -> float:

@@ -21,7 +21,7 @@ from support.sealing import Cohort, some_values
 
 from privet.keys import SecretStore
 from privet.protocol import Body, RoundAborted, RoundId
-from privet.sealing.base import Opened, SealingRefused
+from privet.sealing.base import Opened, SealingRefused, Store
 from privet.sealing.masked import MaskedClient, MaskedServer
 from privet.sealing.masking import MaskingClient
 from privet.sealing.masking_messages import ADVERTISE, DELIVER, SURVIVORS, UNMASK
@@ -377,12 +377,17 @@ def test_secrets_of_an_epoch_are_gone_when_the_next_begins() -> None:
     assert epoch is not None
     secret, seeds = epoch.secret, [epoch.self_seed(0), epoch.key_seed(1)]
     shares = [epoch.shares[p].tobytes() for p in range(PARTIES)]
-    disk = b"".join(cohort.stores[0]._entries.values())
+    disk = everything(cohort.stores[0])
     assert secret in disk
     assert all(share in disk for share in shares)
     cohort.round(RoundId(2), values + 1)
-    disk = b"".join(cohort.stores[0]._entries.values())
+    disk = everything(cohort.stores[0])
     assert not any(needle in disk for needle in (secret, *seeds, *shares))
+
+
+def everything(store: Store) -> bytes:
+    assert isinstance(store, MemoryStore)
+    return b"".join(store._entries.values())
 
 
 def test_a_test_seed_repeats_every_masked_word_and_fresh_keys_do_not() -> None:
@@ -449,7 +454,7 @@ def test_masks_modulo_a_prime_are_taken_off_without_seeing_the_words() -> None:
 def serve(folder: Path, party: int) -> None:
     """The client's process of the kill test: answers on stdout, state in files."""
     cohort = Cohort(PARTIES)
-    cohort.stores[party] = FolderStore(SecretStore(folder))  # type: ignore[call-overload]  # a store like the other
+    cohort.stores[party] = FolderStore(SecretStore(folder))
     cohort.restart([party])
     client = cohort.clients[party]
     while header := sys.stdin.buffer.readline().split():

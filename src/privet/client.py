@@ -100,7 +100,7 @@ class Client:
 
     def _adapter(self, body: Body) -> Floats:
         if "adapter" in body:
-            return as_array(body, "adapter")
+            return as_array(body, "adapter").copy()  # decoded arrays are read-only views
         if "state" in body:
             raise SealingRefused("sealed-state", "this level has no sealed state")
         return self.initial

@@ -72,6 +72,7 @@ class Server:
     save: Callable[[Server], None]
     observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
     progress: Progress = field(default_factory=Progress)
+    _failures: int = 0
 
     def steps(self) -> Steps[Progress]:
         """The whole run, from enrolment to the last round; resumes where ``progress`` stands."""
@@ -86,7 +87,9 @@ class Server:
                 self._abort(str(reason))
                 continue
             norm = self._step(opened)
+            # Told before it is saved: a row beyond the checkpoint is dropped on resume, a lost one could not be made.
             self.observe("round", self._facts(opened, norm, time.monotonic() - started))
+            self.save(self)
         return self.progress
 
     def _enrol(self) -> Steps[None]:
@@ -137,14 +140,13 @@ class Server:
         opened = yield from self.sealing.open(due, size, replies.ok)
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
-        missing = {party: reason for party, reason in replies.failed.items()}
-        return Opened(opened.survivors, opened.total, opened.ciphertext, {**missing, **opened.refused})
+        return Opened(opened.survivors, opened.total, opened.ciphertext, {**replies.failed, **opened.refused})
 
     def _step(self, opened: Opened) -> float:
-        assert opened.total is not None
+        assert opened.total is not None, "a level whose sum the server cannot open hands it to a client"
         norm = self.aggregator.apply(self.progress.round, opened.total)
         self.progress.number, self.progress.attempt = self.progress.number + 1, 0
-        self.save(self)
+        self._failures = 0
         return norm
 
     def _abort(self, reason: str) -> None:
@@ -152,7 +154,8 @@ class Server:
             "aborted", {"round": self.progress.number, "attempt": self.progress.attempt, "reason": reason}
         )
         self.progress.attempt += 1
-        if self.progress.attempt >= self.attempts:
+        self._failures += 1
+        if self._failures >= self.attempts:
             self.progress.stopped = f"round {self.progress.number} failed {self.attempts} times: {reason}"
             self.observe("stopped", {"reason": self.progress.stopped})
         self.save(self)

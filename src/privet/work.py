@@ -28,7 +28,9 @@ class ExampleLike(Protocol):
 class Trainer(Protocol):
     """Gradients and local training of one model; silos in one process share it."""
 
-    dimension: int
+    @property
+    def dimension(self) -> int:
+        """Trained values D."""
 
     def set_flat(self, flat: Floats) -> None:
         """Take ``flat``, float32 [D], as the trained values."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def examples(count: int, seed: int = 0) -> list[ToyExample]:
 def split(records: Sequence[ToyExample], silos: int) -> list[list[ToyExample]]:
     """Uneven parts, so that nothing depends on equal sizes."""
     cuts = [0, *(len(records) * (i + 1) ** 2 // silos**2 for i in range(silos))]
-    return [list(records[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [list(records[a:b]) for a, b in pairwise(cuts)]
 
 
 def config(**sections: Any) -> Config:

@@ -36,6 +36,16 @@ class System:
     mechanism: GaussianMechanism | None = None
     shared_noise: bool = False
 
+    def describe(self) -> str:
+        """The mechanism in words, for the privacy statement."""
+        if self.mechanism is None:
+            return f"none; {self.release.name} are released as they are"
+        how = f"{self.mechanism.floor} equal shares of it" if self.shared_noise else "in full at every client"
+        return (
+            f"{self.release.name}, each unit clipped to L2 norm {self.mechanism.clip_norm:.6g} and rounded to a public "
+            f"grid, plus rounded Gaussian noise of {self.mechanism.noise_std:.6g} on each coordinate, added as {how}"
+        )
+
 
 @dataclass(frozen=True)
 class Facts:

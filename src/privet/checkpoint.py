@@ -1,0 +1,101 @@
+"""The server's checkpoint: progress, adapter, optimiser and ledger in one file that is replaced whole.
+
+It holds no secret: noise and sampling keys, identities and seals stay in the clients' folders.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from privet import wire
+from privet.aggregate import state_schema
+from privet.errors import PrivetError
+from privet.privacy.ledger import Ledger
+from privet.protocol import Body, RoundId
+from privet.run_folder import RunFolder
+from privet.server import Progress, Server
+
+FILE = "checkpoints/server.bin"
+_MAX_LEDGER_BYTES = 1 << 24
+
+
+def _schema(dimension: int) -> wire.Schema:
+    whole = wire.Whole(low=0)
+    fields: dict[str, Any] = {
+        "config": wire.Text(64),
+        "number": whole,
+        "attempt": whole,
+        "charged": wire.Flag(),
+        "charged_number": whole,
+        "charged_attempt": whole,
+        "state": wire.Blob(state_schema(dimension).max_bytes()),
+        "ledger": wire.Blob(_MAX_LEDGER_BYTES),
+        "bytes_up": whole,
+        "bytes_down": whole,
+        "seconds": wire.Real(),
+    }
+    return wire.Schema(fields)
+
+
+def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, Any]) -> None:
+    """Write the checkpoint; when this returns it has reached the disk.
+
+    Args:
+        folder: The run's folder.
+        server: Whose state it is.
+        config: Hash of the configuration that the state belongs to.
+        totals: ``bytes_up``, ``bytes_down`` and ``seconds`` of the whole run so far.
+    """
+    progress = server.progress
+    charged = progress.charged or RoundId(0, 0)
+    body: Body = {
+        "config": config,
+        "number": progress.number,
+        "attempt": progress.attempt,
+        "charged": progress.charged is not None,
+        "charged_number": charged.number,
+        "charged_attempt": charged.attempt,
+        "state": server.aggregator.to_bytes(),
+        "ledger": json.dumps(server.ledger.to_json()).encode(),
+        "bytes_up": int(totals["bytes_up"]),
+        "bytes_down": int(totals["bytes_down"]),
+        "seconds": float(totals["seconds"]),
+    }
+    folder.write(FILE, wire.encode(body, _schema(len(server.aggregator.flat))))
+
+
+def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any] | None:
+    """Bring a server back to its checkpoint.
+
+    Returns:
+        The totals at the checkpoint; ``None`` if the run had not come so far.
+
+    Raises:
+        PrivetError: if the checkpoint is damaged or belongs to another configuration.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        body: dict[str, Any] = dict(wire.decode(path.read_bytes(), _schema(len(server.aggregator.flat))))
+        if body["config"] != config:
+            raise PrivetError(
+                "belongs to another configuration",
+                field=str(path),
+                given=f"configuration {str(body['config'])[:12]}…",
+                allowed=f"configuration {config[:12]}…",
+                hint="resume with the configuration in the run's folder, or start a new run with --out",
+            )
+        server.aggregator.restore(body["state"])
+        server.ledger = Ledger.from_json(json.loads(body["ledger"]))
+    except wire.WireError as error:
+        raise PrivetError(
+            "is damaged or of another version",
+            field=str(path),
+            given=str(error),
+            hint="start the run anew; what was released stays released",
+        ) from None
+    charged = RoundId(body["charged_number"], body["charged_attempt"]) if body["charged"] else None
+    server.progress = Progress(body["number"], body["attempt"], charged)
+    return {name: body[name] for name in ("bytes_up", "bytes_down", "seconds")}

@@ -1,0 +1,192 @@
+"""What a run works on: the model with its adapters, every silo's tokenised records, and the public records.
+
+This is where torch comes in. Loading reports what it left out; nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from privet.config import Config, LocalConfig, LoraConfig, TopLayers
+from privet.data.load import load as load_data
+from privet.data.records import Dataset, Record
+from privet.errors import PrivetError
+from privet.local_training import train_locally
+from privet.lora import LoraSpec
+from privet.models import LoadedModel, load_model
+from privet.pipeline import Floats
+from privet.prefix_cache import PrefixCache
+from privet.templates import choices
+from privet.tokenise import Example, token_report, tokenise
+from privet.train import Backbone
+
+Observe = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass
+class LoraTrainer:
+    """The trainer that clients share: gradients from the backbone, local steps on the flat vector."""
+
+    backbone: Backbone
+    micro_batch: int
+
+    @property
+    def dimension(self) -> int:
+        """Trained values D."""
+        return self.backbone.dimension
+
+    def set_flat(self, flat: Floats) -> None:
+        """Take ``flat``, float32 [D], as the trained values."""
+        self.backbone.set_flat(flat)
+
+    def per_unit_gradients(self, examples: Sequence[Any], micro_batch: int) -> Any:
+        """See `Backbone.per_unit_gradients`."""
+        return self.backbone.per_unit_gradients(examples, micro_batch)
+
+    def mean_gradient(self, examples: Sequence[Any]) -> Floats:
+        """Mean gradient over the records, float32 [D]."""
+        return self.backbone.mean_gradient(examples, self.micro_batch)[0]
+
+    def train_locally(
+        self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes
+    ) -> Floats:
+        """See `privet.local_training.train_locally`."""
+        return train_locally(self.backbone, flat, examples, local, seed, micro_batch=self.micro_batch)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A test record: its own completion, and one example for each choice if the task has choices."""
+
+    example: Example
+    choices: tuple[Example, ...] = ()
+    label: int | None = None
+
+
+@dataclass
+class Material:
+    """Everything loaded.
+
+    Attributes:
+        model: Base model and tokenizer.
+        dataset: Records as loaded.
+        trainer: Shared by all silos of this process.
+        silos: Tokenised training records by silo name, in roster order.
+        test: Test questions by silo or domain; empty where test data are not public.
+        public: Tokenised public records.
+        notes: What a person should know of the data.
+    """
+
+    model: LoadedModel
+    dataset: Dataset
+    trainer: LoraTrainer
+    silos: dict[str, list[Example]]
+    test: dict[str, list[Question]]
+    public: list[Example]
+    notes: list[str] = field(default_factory=list)
+
+
+def lora_spec(config: LoraConfig) -> LoraSpec:
+    """The adapter's specification from its section."""
+    layers = config.layers.top if isinstance(config.layers, TopLayers) else config.layers
+    return LoraSpec(
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.targets,
+        layers=layers,
+        factors=config.factors,
+        init_seed=config.init_seed,
+    )
+
+
+def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Material:
+    """Load, tokenise and prepare.
+
+    Raises:
+        PrivetError: for data, models or adapters that do not work, each with its reason and the next step.
+    """
+
+    def fetching(name: str, done: int, total: int) -> None:
+        observe("progress", {"name": name, "done": done, "total": total})
+
+    torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
+    observe("stage", {"name": "reading data"})
+    dataset = load_data(config.data, fetching)
+    observe("stage", {"name": f"loading {config.model.name}"})
+    model = load_model(config.model, fetching)
+    cache = None
+    if config.engine.cache_mebibytes:
+        folder = Path(config.engine.cache_folder) if config.engine.cache_folder else None
+        cache = PrefixCache(config.engine.cache_mebibytes << 20, folder)
+    backbone = Backbone(
+        model.model,
+        lora_spec(config.lora),
+        cache=cache,
+        tokenizer=model.fingerprint,
+        deterministic_units=config.engine.deterministic_units,
+    )
+    notes = [*dataset.report.lines(), *model.notes]
+
+    def tokens(records: Sequence[Record]) -> list[Example]:
+        return tokenise(records, model.tokenizer, config.data.template, config.data.max_length)
+
+    silos = {silo.name: tokens(silo.records) for silo in dataset.silos}
+    everything = [e for examples in silos.values() for e in examples]
+    all_records = [r for silo in dataset.silos for r in silo.records]
+    notes += token_report(all_records, everything, config.engine.micro_batch).lines()
+    for name, examples in silos.items():
+        if not examples:
+            raise PrivetError("has no records left after tokenising", field=f"silo '{name}'")
+    test = {}
+    if dataset.test_public:
+        test = {name: _questions(config, records, tokens) for name, records in dataset.test.items()}
+    else:
+        notes.append("test data are not declared public: their metrics stay at the silos")
+    trainer = LoraTrainer(backbone, config.engine.micro_batch)
+    return Material(model, dataset, trainer, silos, test, tokens(dataset.public), notes)
+
+
+def _questions(
+    config: Config, records: Sequence[Record], tokens: Callable[[Sequence[Record]], list[Example]]
+) -> list[Question]:
+    kept = [r for r in records if r.completion.strip()][: config.evaluation.max_records]
+    examples = tokens(kept)
+    words = choices(config.data.template)
+    if not words or config.evaluation.metric != "choices":
+        return [Question(example) for example in examples]
+    answers = [tokens([replace(record, completion=word) for record in kept]) for word in words]
+    return [
+        Question(example, tuple(choice), record.label)
+        for example, record, *choice in zip(examples, kept, *answers, strict=True)
+    ]
+
+
+def public_clip_norm(material: Material, most: int = 256) -> float:
+    """Median gradient norm of single public records at the initial adapter: costs no privacy.
+
+    Raises:
+        PrivetError: if there are no public records.
+    """
+    if not material.public:
+        raise PrivetError(
+            "there are no public records to take it from",
+            field="privacy.clip_norm",
+            given="public",
+            allowed="a number, or data with a public part",
+            hint="set data.split.public or data.public_path, or give a number such as 1.0",
+        )
+    trainer = material.trainer
+    trainer.set_flat(trainer.backbone.initial_flat())
+    norms = [
+        float(np.linalg.norm(row.astype(np.float64)))
+        for _, rows in trainer.per_unit_gradients(material.public[:most], trainer.micro_batch)
+        for row in rows
+    ]
+    return float(np.median(norms))

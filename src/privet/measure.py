@@ -1,0 +1,61 @@
+"""How good an adapter is on public test records: accuracy over the verbalisers, and loss.
+
+For a task with choices the loss is the negative log-likelihood of the right choice among the choices, in nats; else it
+is that of the record's completion. Means over silos weigh every silo alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import binomtest
+
+from privet.material import Material, Question
+from privet.pipeline import Floats
+
+
+def measure(material: Material, flat: Floats, micro_batch: int) -> Iterator[dict[str, Any]]:
+    """One row a silo or domain: records, accuracy with its 95 % Wilson interval, mean NLL with its standard error.
+
+    Args:
+        material: Model and public test questions.
+        flat: Trained values, float32 [D].
+        micro_batch: Sequences in a pass.
+    """
+    material.trainer.set_flat(flat)
+    for name, questions in material.test.items():
+        if questions:
+            yield {"silo": name, **score(material, questions, micro_batch)}
+
+
+def score(material: Material, questions: Sequence[Question], micro_batch: int) -> dict[str, Any]:
+    """Metrics of the adapter that is set, on some questions."""
+    backbone = material.trainer.backbone
+    count = len(questions)
+    row: dict[str, Any] = {"records": count, "accuracy": None, "accuracy_low": None, "accuracy_high": None}
+    if questions[0].choices:
+        scores = np.array(backbone.choice_scores([q.choices for q in questions], micro_batch), np.float64)
+        labels = np.array([q.label for q in questions])
+        nll = logsumexp(scores, axis=1) - scores[np.arange(count), labels]
+        right = int((scores.argmax(axis=1) == labels).sum())
+        interval = binomtest(right, count).proportion_ci(method="wilson")
+        row |= {"accuracy": right / count, "accuracy_low": interval.low, "accuracy_high": interval.high}
+    else:
+        nll = backbone.losses([q.example for q in questions], micro_batch).astype(np.float64)
+    error = float(nll.std(ddof=1) / math.sqrt(count)) if count > 1 else None
+    return {**row, "nll": float(nll.mean()), "nll_se": error}
+
+
+def means(rows: Sequence[dict[str, Any]], when: str) -> dict[str, float | None]:
+    """Accuracy and NLL averaged over silos at one point of a run, from the rows of ``metrics.jsonl``."""
+    chosen = [row for row in rows if row["when"] == when]
+
+    def mean(name: str) -> float | None:
+        values = [row[name] for row in chosen if row[name] is not None]
+        return float(np.mean(values)) if values else None
+
+    return {"accuracy": mean("accuracy"), "nll": mean("nll")}

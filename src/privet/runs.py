@@ -1,0 +1,290 @@
+"""A run from its configuration to its folder: gather, resolve, federate, measure, write down.
+
+Everything that a resumed run needs is on disk before it matters, so a kill at any instant loses at most the round that
+was under way, and never leads to a second noise draw on the same answer.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets as system_secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from privet import checkpoint
+from privet.config import Config
+from privet.diagnostics import simulated
+from privet.errors import PrivetError
+from privet.federation import Federation, Secrets, federate
+from privet.keys import SecretStore
+from privet.material import Material, gather, public_clip_norm
+from privet.measure import means, measure
+from privet.pipeline import Floats
+from privet.privacy.statement import privacy_statement
+from privet.resolve import Resolved, resolve
+from privet.run_folder import RunFolder, config_hash, describe_environment, write_configs
+from privet.server import Server
+from privet.store import FolderStore
+from privet.work import Workplace
+
+Observe = Callable[[str, dict[str, Any]], None]
+SCHEMA = 1
+INSECURE = "insecure_test_seed is set: all secrets follow from a number in the configuration"
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/<time>-<system>``."""
+    return Path("runs") / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.system.kind}"
+
+
+def start(
+    config: Config,
+    source_text: str,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    observe: Observe = lambda kind, facts: None,
+) -> dict[str, Any]:
+    """Run a configuration, or go on with a run that was interrupted.
+
+    Args:
+        config: A checked configuration.
+        source_text: The YAML it came from, kept beside the result.
+        out: The run's folder; a new one under ``runs/`` when absent.
+        resume: Go on with the run in ``out``.
+        fresh: Throw away the run in ``out`` first.
+        observe: Told what happens: ``stage``, ``progress``, ``round``, ``aborted``, ``stopped``, ``result``.
+
+    Returns:
+        What ``result.json`` says.
+
+    Raises:
+        PrivetError: for everything that a person can mend.
+    """
+    path = out or default_folder(config)
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, fresh=fresh)
+    with _alone(folder):
+        if not resume:
+            folder.write_json("env.json", describe_environment())
+        return _Run(config, source_text, folder, resume, observe).go()
+
+
+class _Run:
+    """One run on its way."""
+
+    def __init__(self, config: Config, source_text: str, folder: RunFolder, resume: bool, observe: Observe) -> None:
+        self.config, self.source_text, self.folder, self.resume = config, source_text, folder, resume
+        self.observe = observe
+        self.totals: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
+
+    def go(self) -> dict[str, Any]:
+        """All of it, in order."""
+        material = gather(self.config, self.observe)
+        resolved = self._resolve(material)
+        write_configs(self.folder, self.source_text, resolved.config)
+        federation = self._federate(resolved, material)
+        trainer, aggregator = material.trainer, federation.server.aggregator
+        if not self.folder.rows("metrics.jsonl"):
+            self._measure(material, "before", None, trainer.backbone.initial_flat())
+        self._run(federation, material)
+        self.folder.keep_rows(
+            "metrics.jsonl", [row for row in self.folder.rows("metrics.jsonl") if row["when"] != "after"]
+        )
+        self._measure(material, "after", None, aggregator.flat)
+        return self._finish(resolved, federation, material)
+
+    def _resolve(self, material: Material) -> Resolved:
+        clip = 1.0
+        if self.config.privacy is not None and self.config.privacy.clip_norm == "public":
+            self.observe("stage", {"name": "measuring the clip norm on public records"})
+            clip = self._kept("clip_norm", lambda: public_clip_norm(material))
+        return resolve(
+            self.config, dimension=material.trainer.dimension, parties=len(material.silos), clip_norm=clip
+        )
+
+    def _kept(self, name: str, make: Callable[[], float]) -> float:
+        """A number that a resumed run must not measure anew: other threads would round it otherwise."""
+        file = f"checkpoints/{name}.json"
+        if not (self.folder / file).exists():
+            self.folder.write_json(file, make())
+        return float(self.folder.read_json(file))
+
+    def _federate(self, resolved: Resolved, material: Material) -> Federation:
+        seed = self.config.insecure_test_seed
+        clients = self.folder / "clients"
+        clients.mkdir(mode=0o700, exist_ok=True)
+        secrets = [
+            Secrets.of_folder(clients / f"{party}")
+            if seed is None
+            else Secrets.of_test_seed(seed, party, clients / f"{party}")
+            for party in range(len(material.silos))
+        ]
+        places = [
+            Workplace(name, material.trainer, examples, self.config.engine.micro_batch)
+            for name, examples in material.silos.items()
+        ]
+        federation = federate(
+            resolved,
+            places,
+            secrets,
+            material.trainer.backbone.initial_flat(),
+            run=self._name(),
+            save=self._save,
+            observe=self._on_event,
+            server_store=FolderStore(SecretStore(self.folder / "checkpoints" / "sealing")),
+        )
+        self.federation = federation
+        totals = checkpoint.restore(self.folder, federation.server, config=config_hash(resolved.config))
+        self.hash = config_hash(resolved.config)
+        if totals is not None:
+            self.totals = totals
+        federation.engine.bytes_up = self.totals["bytes_up"]
+        federation.engine.bytes_down = self.totals["bytes_down"]
+        done = federation.server.progress.number
+        kept = [row for row in self.folder.rows("rounds.jsonl") if row["round"] < done]
+        self.folder.keep_rows("rounds.jsonl", kept)
+        return federation
+
+    def _name(self) -> str:
+        """The run's name in signatures: random, and the same after a resume."""
+        if self.config.insecure_test_seed is not None:
+            return "test"
+        if not (self.folder / "checkpoints/run.json").exists():
+            self.folder.write_json("checkpoints/run.json", system_secrets.token_hex(16))
+        return str(self.folder.read_json("checkpoints/run.json"))
+
+    def _run(self, federation: Federation, material: Material) -> None:
+        self.started = time.monotonic()
+        self.spent = float(self.totals["seconds"])
+        parties = len(material.silos)
+
+        def answered(op: str, done: int, total: int) -> None:
+            if op == "round" and parties > 1:
+                number = federation.server.progress.number
+                self.observe("progress", {"name": f"round {number}", "done": done, "total": total})
+
+        federation.engine.on_answer = answered
+        if self.config.evaluation.every:
+            self.material = material
+        federation.engine.run(federation.server.steps())
+        self._take_totals()
+
+    def _take_totals(self) -> None:
+        engine = self.federation.engine
+        self.totals = {
+            "bytes_up": engine.bytes_up,
+            "bytes_down": engine.bytes_down,
+            "seconds": self.spent + time.monotonic() - self.started,
+        }
+
+    def _save(self, server: Server) -> None:
+        self._take_totals()
+        checkpoint.save(self.folder, server, config=self.hash, totals=self.totals)
+
+    def _on_event(self, kind: str, facts: dict[str, Any]) -> None:
+        if kind == "round":
+            self._take_totals()
+            row = {"schema": SCHEMA, **facts}
+            row |= {name: self.totals[name] for name in ("bytes_up", "bytes_down")}
+            if self.config.engine.diagnostics:
+                system = self.federation.server.system
+                row["simulated"] = simulated(self.federation.clients, system.mechanism)
+            self.folder.append("rounds.jsonl", row)
+            facts = row
+        self._log(kind, facts)
+        self.observe(kind, facts)
+        every = self.config.evaluation.every
+        if kind == "round" and every and (facts["round"] + 1) % every == 0:
+            self._measure(self.material, "round", facts["round"], self.federation.server.aggregator.flat)
+
+    def _log(self, kind: str, facts: dict[str, Any]) -> None:
+        shown = {k: v for k, v in facts.items() if k not in {"simulated", "schema"}}
+        line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {kind} {shown}\n"
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(line)
+
+    def _measure(self, material: Material, when: str, number: int | None, flat: Floats) -> None:
+        if not material.test:
+            return
+        self.observe("stage", {"name": f"measuring on public test records ({when})"})
+        for row in measure(material, flat, self.config.engine.micro_batch):
+            self.folder.append("metrics.jsonl", {"schema": SCHEMA, "when": when, "round": number, **row})
+
+    def _finish(self, resolved: Resolved, federation: Federation, material: Material) -> dict[str, Any]:
+        server = federation.server
+        adapter = self.folder / "adapter"
+        material.trainer.backbone.layout.save_peft(server.aggregator.flat, adapter, material.model.name)
+        statement = self._statement(resolved, server)
+        self.folder.write_json("dp_event.json", server.ledger.to_json())
+        self.folder.write_json("privacy.json", statement)
+        rows = self.folder.rows("metrics.jsonl")
+        result = {
+            "schema": SCHEMA,
+            "run": self.folder.path.name,
+            "system": server.system.name,
+            "stopped": server.progress.stopped,
+            "rounds": server.progress.number,
+            "seconds": self.totals["seconds"],
+            "bytes_up": self.totals["bytes_up"],
+            "bytes_down": self.totals["bytes_down"],
+            "before": means(rows, "before"),
+            "after": means(rows, "after"),
+            "epsilon": _epsilon_rows(statement),
+            "unit": statement["unit"],
+            "relation": statement["relation"],
+            "delta": statement["delta"],
+            "adapter": str(adapter),
+            "report": str(self.folder / "report.html"),
+            "notes": material.notes,
+        }
+        self.folder.write_json("result.json", result)
+        self.observe("result", result)
+        return result
+
+    def _statement(self, resolved: Resolved, server: Server) -> dict[str, Any]:
+        privacy = resolved.config.privacy
+        survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]
+        statement = privacy_statement(
+            server.ledger,
+            mechanism=server.system.describe(),
+            clip_norm=resolved.facts.clip_norm if privacy else None,
+            noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
+            fewest_survivors=min(survivors, default=None),
+        )
+        if resolved.config.insecure_test_seed is not None:
+            statement |= {"epsilon": "none", "reason": INSECURE, "guarantee": f"none: {INSECURE}"}
+        return statement
+
+
+def _epsilon_rows(statement: dict[str, Any]) -> list[dict[str, Any]]:
+    """ε for tables: one row an observer, or one that says why there is none."""
+    if statement["epsilon"] == "none":
+        return [{"observer": "all", "value": None, "method": "none", "text": f"none: {statement['reason']}"}]
+    rows = []
+    for name, row in statement["epsilon"].items():
+        value = None if row["value"] == "none" else row["value"]
+        rows.append({"observer": name, "value": value, "method": row["method"], "text": row["observer"]})
+    return rows
+
+
+@contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Keeps two processes from running in one folder; a kill releases the lock."""
+    import fcntl
+
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise PrivetError(
+            "another process is running it", field=str(folder.path), hint="wait for it, or stop it"
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(descriptor)

@@ -51,11 +51,25 @@ def new_context() -> Any:
     return context
 
 
-def ckks_client(*, run: str, roster: Roster, identity: Identity, store: Store, least: int) -> EncryptedClient:
+def ckks_client(
+    *,
+    run: str,
+    roster: Roster,
+    identity: Identity,
+    store: Store,
+    least: int,
+    authority: bytes | None = None,
+) -> EncryptedClient:
     """One party's half of the level; see `EncryptedClient`."""
-    scheme = CkksScheme(roster.size)
     return EncryptedClient(
-        level=LEVEL, run=run, roster=roster, identity=identity, store=store, scheme=scheme, least=least
+        level=LEVEL,
+        run=run,
+        roster=roster,
+        identity=identity,
+        store=store,
+        scheme=CkksScheme(roster.size),
+        least=least,
+        authority=authority,
     )
 
 

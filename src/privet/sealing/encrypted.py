@@ -26,7 +26,14 @@ LEVEL = "encrypted"
 
 
 def encrypted_client(
-    *, run: str, roster: Roster, identity: Identity, store: Store, parameters: BfvParameters, least: int
+    *,
+    run: str,
+    roster: Roster,
+    identity: Identity,
+    store: Store,
+    parameters: BfvParameters,
+    least: int,
+    authority: bytes | None = None,
 ) -> EncryptedClient:
     """One party's half of the level; see `EncryptedClient`."""
     return EncryptedClient(
@@ -37,6 +44,7 @@ def encrypted_client(
         store=store,
         scheme=BfvScheme(parameters),
         least=least,
+        authority=authority,
     )
 
 

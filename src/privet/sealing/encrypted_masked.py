@@ -37,16 +37,17 @@ class EncryptedMaskedClient(EncryptedClient):
 
     Args:
         run: Name of the run; enters every signature and key.
-        roster: The members, already accepted by this site.
+        roster: The members; accepted here, so it must be signed.
         identity: This site's key; its place in the roster is the party's number.
         root: 32 secret bytes of this client for this run, for its masks.
         store: Where keys and decisions are kept.
         parameters: Public parameters of BFV, the same at every party.
         least: Fewest contributions in a sum that this client helps to open.
+        authority: Public key of the authority whose signature on the roster is enough; else all must have signed.
         insecure_test_seed: Masks follow from ``root``.
 
     Raises:
-        PrivetError: if the identity is not in the roster, or the cohort is too small.
+        PrivetError: if the roster is not signed or lacks this identity, or the cohort is too small.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class EncryptedMaskedClient(EncryptedClient):
         store: Store,
         parameters: BfvParameters,
         least: int,
+        authority: bytes | None = None,
         insecure_test_seed: bool = False,
     ) -> None:
         scheme = BfvScheme(parameters)
@@ -71,6 +73,7 @@ class EncryptedMaskedClient(EncryptedClient):
             store=store,
             scheme=scheme,
             least=least,
+            authority=authority,
         )
         self.masking = MaskingClient(
             run=run,
@@ -80,6 +83,7 @@ class EncryptedMaskedClient(EncryptedClient):
             group=Group(parameters.plain_modulus),
             least=self._least,
             store=store,
+            authority=authority,
             insecure_test_seed=insecure_test_seed,
         )
 

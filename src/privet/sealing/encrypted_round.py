@@ -37,11 +37,12 @@ class EncryptedClient:
     Args:
         level: Name of the level, which keys are bound to.
         run: Name of the run; enters every signature and key.
-        roster: The members, already accepted by this site.
+        roster: The members; accepted here, so it must be signed.
         identity: This site's key; its place in the roster is the party's number.
         store: Where keys and decisions are kept.
         scheme: Public half of the scheme, with the same parameters at every party.
         least: Fewest contributions in a sum that this client opens.
+        authority: Public key of the authority whose signature on the roster is enough; else all must have signed.
 
     Attributes:
         party: Own number.
@@ -50,7 +51,7 @@ class EncryptedClient:
         states: Seals and opens the state that the designated client hands to the others.
 
     Raises:
-        PrivetError: if the identity is not in the roster, or the cohort is too small.
+        PrivetError: if the roster is not signed or lacks this identity, or the cohort is too small.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class EncryptedClient:
         store: Store,
         scheme: Scheme,
         least: int,
+        authority: bytes | None = None,
     ) -> None:
-        self.party = roster.party_of(identity.public_key)
+        self.party = roster.accept(identity.public_key, authority)
         self._context, self._identity, self._store = Context(run, roster), identity, store
         self.scheme, self._least = scheme, check_cohort(level, roster.size, least)
         purpose = f"{level}/{scheme.label()}"

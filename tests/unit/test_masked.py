@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -576,3 +577,10 @@ def test_the_level_none_sums_what_comes() -> None:
     assert np.array_equal(stop.value.value.total, values.sum(axis=0))
     with pytest.raises(RoundAborted, match="1 of 2"):
         next(server.open(ROUND, 9, {0: replies[0], 1: {"words": b""}}))
+
+
+def test_the_page_on_trust_says_what_the_plan_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trust.md").read_text(encoding="utf-8")
+    plan = masked.plan(count=1, bits=20, parties=5)
+    assert plan.who_can_open in " ".join(page.split())
+    assert none.plan(count=1, bits=20, parties=5).who_can_open in page

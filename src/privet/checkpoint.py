@@ -1,6 +1,7 @@
 """The server's checkpoint: progress, adapter, optimiser and ledger in one file that is replaced whole.
 
-It holds no secret: noise and sampling keys, identities and seals stay in the clients' folders.
+It holds no secret: noise and sampling keys, identities and seals stay in the clients' folders. Under an encrypted level
+it holds no adapter either, only the state as a client sealed it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from privet.errors import PrivetError
 from privet.privacy.ledger import Ledger
 from privet.protocol import Body, RoundId
 from privet.run_folder import RunFolder
+from privet.sealing.state_seal import most_sealed_bytes
 from privet.server import Progress, Server
 
 FILE = "checkpoints/server.bin"
@@ -29,7 +31,7 @@ def _schema(dimension: int) -> wire.Schema:
         "charged": wire.Flag(),
         "charged_number": whole,
         "charged_attempt": whole,
-        "state": wire.Blob(state_schema(dimension).max_bytes()),
+        "state": wire.Blob(most_sealed_bytes(state_schema(dimension).max_bytes())),
         "ledger": wire.Blob(_MAX_LEDGER_BYTES),
         "bytes_up": whole,
         "bytes_down": whole,
@@ -56,13 +58,13 @@ def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, An
         "charged": progress.charged is not None,
         "charged_number": charged.number,
         "charged_attempt": charged.attempt,
-        "state": server.aggregator.to_bytes(),
+        "state": server.aggregator.to_bytes() if server.aggregator else server.sealed_state,
         "ledger": json.dumps(server.ledger.to_json()).encode(),
         "bytes_up": int(totals["bytes_up"]),
         "bytes_down": int(totals["bytes_down"]),
         "seconds": float(totals["seconds"]),
     }
-    folder.write(FILE, wire.encode(body, _schema(len(server.aggregator.flat))))
+    folder.write(FILE, wire.encode(body, _schema(server.dimension)))
 
 
 def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any] | None:
@@ -78,7 +80,7 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     if not path.exists():
         return None
     try:
-        body: dict[str, Any] = dict(wire.decode(path.read_bytes(), _schema(len(server.aggregator.flat))))
+        body: dict[str, Any] = dict(wire.decode(path.read_bytes(), _schema(server.dimension)))
         if body["config"] != config:
             raise PrivetError(
                 "belongs to another configuration",
@@ -87,7 +89,10 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
                 allowed=f"configuration {config[:12]}…",
                 hint="resume with the configuration in the run's folder, or start a new run with --out",
             )
-        server.aggregator.restore(body["state"])
+        if server.aggregator is None:
+            server.sealed_state = body["state"]
+        else:
+            server.aggregator.restore(body["state"])
         server.ledger = Ledger.from_json(json.loads(body["ledger"]))
     except wire.WireError as error:
         raise PrivetError(

@@ -13,16 +13,19 @@ from dataclasses import dataclass, field
 from privet import __version__, wire
 from privet.aggregate import Aggregator
 from privet.keys import ClientKeys
-from privet.messages import ENROL, OPEN, ROUND
-from privet.pipeline import Floats, Pass
+from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
+from privet.pipeline import Pass
 from privet.protocol import Body, RoundId, as_array
 from privet.randomness import RoundRandomness
 from privet.sealing.base import SealingClient, SealingRefused, Store
+from privet.sealing.encrypted_round import EncryptedClient
+from privet.sealing.state_seal import StateSeal
 from privet.systems.base import System
 from privet.wire import Schema
 from privet.work import Workplace
 
 _DIGEST_BYTES = 32
+_STATE = "state"
 
 
 @dataclass
@@ -35,10 +38,9 @@ class Client:
         keys: All secret randomness.
         sealing: Client half of the sealing level.
         store: Folder of files that only this client reads.
-        answer_schema: Schema of the answer to ``round``.
-        initial: Trained values before the first round, float32 [D].
+        answers: Schemas of the answers that are written down, by operation.
+        aggregator: The adapter as this client knows it; under an encrypted level also the server half's role.
         weight: Public weight of this client.
-        aggregator: The server half's role, at the designated client of an encrypted level.
         observed: Diagnostics of the last round; they are never sent.
     """
 
@@ -47,11 +49,15 @@ class Client:
     keys: ClientKeys
     sealing: SealingClient
     store: Store
-    answer_schema: Schema
-    initial: Floats
+    answers: dict[str, Schema]
+    aggregator: Aggregator
     weight: float = 1.0
-    aggregator: Aggregator | None = None
     observed: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kept = self.store.get(_STATE)
+        if kept:
+            self.aggregator.restore(kept)
 
     def handle(self, op: str, body: Body) -> Body:
         """Answer one question.
@@ -61,49 +67,85 @@ class Client:
         """
         if op == ENROL:
             return self._enrol(body)
-        if op == ROUND:
-            return self._round(body)
-        if op == OPEN:
-            return self._open(body)
+        if op in (ROUND, OPEN):
+            return self._once(op, body)
+        if op == FINISH:
+            return self._finish(body)
         return self.sealing.handle(op, body)
 
     def _enrol(self, body: Body) -> Body:
-        if body["dimension"] != len(self.initial):
+        if body["dimension"] != len(self.aggregator.flat):
             raise SealingRefused("other-adapter", "the server's adapter has another number of trained values")
         return {"version": __version__}
 
-    def _round(self, body: Body) -> Body:
-        round_id = RoundId(int(body["number"]), int(body["attempt"]))
+    def _once(self, op: str, body: Body) -> Body:
+        """Answer an attempt at a round once: the same question again gets the bytes that were written down."""
+        round_id = RoundId(int(body["number"]), int(body["attempt"]))  # type: ignore[arg-type]  # Whole by the schema
         question = hashlib.sha256(wire.encode(body)).digest()
-        last = self.store.get("answered")
+        last = self.store.get(f"answered.{op}")
         if last is not None:
             answered = RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8)))
             if round_id == answered and last[16 : 16 + _DIGEST_BYTES] == question:
-                return wire.decode(last[16 + _DIGEST_BYTES :], self.answer_schema)
+                return wire.decode(last[16 + _DIGEST_BYTES :], self.answers[op])
             if round_id <= answered:
                 raise SealingRefused(
                     "already-answered", "this round and attempt was answered to another question"
                 )
-        answer = self._contribute(round_id, body)
+        answer = self._contribute(round_id, body) if op == ROUND else self._open(round_id, body)
         stamp = round_id.number.to_bytes(8, "big") + round_id.attempt.to_bytes(8, "big")
-        self.store.put("answered", stamp + question + wire.encode(answer, self.answer_schema))
+        self.store.put(f"answered.{op}", stamp + question + wire.encode(answer, self.answers[op]))
         return answer
 
     def _contribute(self, round_id: RoundId, body: Body) -> Body:
-        flat = self._adapter(body)
+        self._take_state(round_id.number, body)
         randomness = RoundRandomness(self.keys, round_id)
         passing = Pass(round_id, randomness, self.weight)
+        flat = self.aggregator.flat
         units = self.system.work.units(self.place, flat, randomness, passing)
         values = self.system.pipeline.forward(units, len(flat), passing)
         self.observed = passing.observed
-        return self.sealing.seal(round_id, values)
+        answer = self.sealing.seal(round_id, values)
+        states = self._states()
+        if states is not None:
+            answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), round_id.number)
+        return answer
 
-    def _adapter(self, body: Body) -> Floats:
+    def _take_state(self, rounds: int, body: Body) -> None:
+        """The adapter of a question: in the clear, or sealed by the client that opened the last sum."""
         if "adapter" in body:
-            return as_array(body, "adapter").copy()  # decoded arrays are read-only views
-        if "state" in body:
-            raise SealingRefused("sealed-state", "this level has no sealed state")
-        return self.initial
+            self.aggregator.flat = as_array(body, "adapter").copy()  # decoded arrays are read-only views
+        elif "state" in body:
+            states = self._states()
+            if states is None:
+                raise SealingRefused("sealed-state", "this level has no sealed state")
+            state = states.open(bytes(body["state"]), rounds)  # type: ignore[arg-type]  # Blob by the schema
+            self.aggregator.restore(state)
+            self.store.put(_STATE, state)
+        elif self.aggregator.rounds != rounds:
+            raise SealingRefused("no-state", "the question of a later round lacks the state")
 
-    def _open(self, body: Body) -> Body:
-        raise SealingRefused("not-designated", "this client does not open sums")
+    def _states(self) -> StateSeal | None:
+        return self.sealing.states if isinstance(self.sealing, EncryptedClient) else None
+
+    def _open(self, round_id: RoundId, body: Body) -> Body:
+        """Open a sum as the designated client, step the optimiser, and seal the new state for the others."""
+        states = self._states()
+        if states is None:
+            raise SealingRefused("not-designated", "the server opens sums at this level")
+        if self.aggregator.rounds < round_id.number:
+            raise SealingRefused("no-state", "this client was away and does not know the adapter")
+        size = self.system.pipeline.size or len(self.aggregator.flat)
+        total = self.sealing.unseal(round_id, body, size)
+        # A round that is in the state already is not taken in again, however often its sum is opened.
+        self.aggregator.apply(round_id, total)
+        state = self.aggregator.to_bytes()
+        self.store.put(_STATE, state)
+        return {"state": states.seal(state, self.aggregator.rounds)}
+
+    def _finish(self, body: Body) -> Body:
+        rounds = int(body["rounds"])  # type: ignore[arg-type]  # Whole by the schema
+        self._take_state(rounds, body)
+        states = self._states()
+        if states is None:
+            raise SealingRefused("sealed-state", "this level has no sealed state")
+        return {TAG: states.fingerprint(self.aggregator.to_bytes(), rounds)}

@@ -33,7 +33,11 @@ def simulated(clients: Mapping[int, Client], mechanism: GaussianMechanism | None
         return row
     step = mechanism.grid.step
     expected = math.sqrt(mechanism.share_std_steps**2 + 1 / 12) * step
-    measured = math.sqrt(sum(each["noise_squares"] for each in seen if "noise_squares" in each) / count) * step
-    low, high = (math.sqrt(q / count) * expected for q in chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], count))
+    measured = (
+        math.sqrt(sum(each["noise_squares"] for each in seen if "noise_squares" in each) / count) * step
+    )
+    low, high = (
+        math.sqrt(q / count) * expected for q in chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], count)
+    )
     row |= {"noise_std_measured": measured, "noise_std_ledger": expected, "interval": [low, high]}
     return row

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privet.aggregate import Aggregator
+from privet.aggregate import Aggregator, state_schema
 from privet.client import Client
 from privet.engines.local import LocalEngine, Tap
 from privet.fixed_point import Field
 from privet.keys import ClientKeys, SecretStore, derive
-from privet.messages import schemas
+from privet.messages import OPEN, ROUND, schemas
 from privet.pipeline import Floats
 from privet.resolve import Resolved
 from privet.sealing.base import Store
@@ -83,6 +83,13 @@ class Federation:
     clients: dict[int, Client]
     engine: LocalEngine
 
+    @property
+    def flat(self) -> Floats:
+        """The trained values as the run stands, float32 [D]: the server's, or those of a client that has the newest."""
+        if self.server.aggregator is not None:
+            return self.server.aggregator.flat
+        return max((client.aggregator for client in self.clients.values()), key=lambda a: a.rounds).flat
+
 
 def sum_field(resolved: Resolved, size: int) -> Field:
     """The field that holds a round's noisy sum with an overflow probability of at most 2^-40."""
@@ -133,7 +140,9 @@ def federate(
         config.insecure_test_seed is not None,
     )
     sealing = seal.server(server_store or MemoryStore())
-    messages = schemas(sealing, len(initial), size, len(places))
+    summed = seal.sum_schema(size)
+    state_bytes = state_schema(len(initial)).max_bytes()
+    messages = schemas(sealing, dimension=len(initial), size=size, state_bytes=state_bytes, summed=summed)
     weights = config.schedule.weights or (1.0,) * len(places)
     clients = {}
     for place, secret, weight in zip(places, secrets, weights, strict=True):
@@ -145,8 +154,8 @@ def federate(
             keys=secret.keys,
             sealing=seal.client(secret.identity, secret.seal_root, secret.store),
             store=secret.store,
-            answer_schema=messages["round"].reply,
-            initial=initial,
+            answers={op: messages[op].reply for op in (ROUND, OPEN) if op in messages},
+            aggregator=Aggregator.fresh(system, initial),
             weight=weight,
         )
     server = Server(
@@ -157,7 +166,8 @@ def federate(
         sealing=sealing,
         survivors_demanded=resolved.trust.min_survivors,
         ledger=resolved.ledger(),
-        aggregator=Aggregator.fresh(system, initial),
+        dimension=len(initial),
+        aggregator=Aggregator.fresh(system, initial) if summed is None else None,
         save=save,
         observe=observe,
     )

@@ -54,9 +54,7 @@ class LoraTrainer:
         """Mean gradient over the records, float32 [D]."""
         return self.backbone.mean_gradient(examples, self.micro_batch)[0]
 
-    def train_locally(
-        self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes
-    ) -> Floats:
+    def train_locally(self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes) -> Floats:
         """See `privet.local_training.train_locally`."""
         return train_locally(self.backbone, flat, examples, local, seed, micro_batch=self.micro_batch)
 

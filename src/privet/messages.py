@@ -1,7 +1,8 @@
 """The schemas of the protocol's own operations: what is not named here cannot be sent.
 
 Sealing levels bring the schemas of their operations themselves. A client's answer to ``round`` is the sealed
-contribution and nothing else: no counts, losses, clip fractions or exception texts.
+contribution, and under an encrypted level a keyed hash of the state it started from; nothing else: no counts, losses,
+clip fractions or exception texts.
 """
 
 from __future__ import annotations
@@ -9,38 +10,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privet.sealing.base import Message, SealingServer
+from privet.sealing.state_seal import HASH_BYTES, most_sealed_bytes
 from privet.wire import Array, Blob, Schema, Text, Whole
 
-NOTHING = Schema({})
-ENROL, ROUND, OPEN = "enrol", "round", "open"
-MAX_STATE_OVERHEAD = 1 << 16
+ENROL, ROUND, OPEN, FINISH = "enrol", "round", "open", "finish"
+TAG = "state_tag"
+_NUMBER = Whole(low=0)
 
 
-def schemas(sealing: SealingServer, dimension: int, size: int, parties: int) -> Mapping[str, Message]:
+def schemas(
+    sealing: SealingServer, *, dimension: int, size: int, state_bytes: int, summed: Schema | None
+) -> Mapping[str, Message]:
     """Question and answer of every operation of a run.
 
     Args:
         sealing: Server half of the level, which knows its own operations.
         dimension: Trained values D, the length of the adapter in a question.
         size: Values k in a contribution.
-        parties: Enrolled clients.
+        state_bytes: Bytes of the server half's state.
+        summed: Schema of a sum that a designated client opens; ``None`` where the server opens it.
     """
-    state = Blob(3 * 4 * dimension + MAX_STATE_OVERHEAD)
-    number = Whole(low=0)
-    where = {"number": number, "attempt": number}
+    where = {"number": _NUMBER, "attempt": _NUMBER}
     answer = sealing.sealed(size)
+    enrol = Message(Schema({"run": Text(128), "dimension": _NUMBER}), Schema({"version": Text(32)}))
+    if summed is None:
+        adapter = Array("float32", (dimension,))
+        own = {ENROL: enrol, ROUND: Message(Schema({**where, "adapter": adapter}), answer)}
+        return {**sealing.messages(), **own}
+    state, tag = Blob(most_sealed_bytes(state_bytes)), Blob(HASH_BYTES, HASH_BYTES)
+    first = frozenset({"state"})
     return {
         **sealing.messages(),
-        ENROL: Message(Schema({"run": Text(128), "dimension": number}), Schema({"version": Text(32)})),
+        ENROL: enrol,
         ROUND: Message(
-            Schema(
-                {**where, "adapter": Array("float32", (dimension,)), "state": state},
-                optional=frozenset({"adapter", "state"}),
-            ),
-            answer,
+            Schema({**where, "state": state}, optional=first), Schema({**answer.fields, TAG: tag})
         ),
-        OPEN: Message(
-            Schema({**where, "sum": Blob(64 * size * max(parties, 4) + MAX_STATE_OVERHEAD)}),
-            Schema({"state": state}),
-        ),
+        OPEN: Message(summed, Schema({"state": state})),
+        FINISH: Message(Schema({"rounds": _NUMBER, "state": state}), Schema({TAG: tag})),
     }

@@ -77,7 +77,9 @@ def start(
 class _Run:
     """One run on its way."""
 
-    def __init__(self, config: Config, source_text: str, folder: RunFolder, resume: bool, observe: Observe) -> None:
+    def __init__(
+        self, config: Config, source_text: str, folder: RunFolder, resume: bool, observe: Observe
+    ) -> None:
         self.config, self.source_text, self.folder, self.resume = config, source_text, folder, resume
         self.observe = observe
         self.totals: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
@@ -88,14 +90,14 @@ class _Run:
         resolved = self._resolve(material)
         write_configs(self.folder, self.source_text, resolved.config)
         federation = self._federate(resolved, material)
-        trainer, aggregator = material.trainer, federation.server.aggregator
+        trainer = material.trainer
         if not self.folder.rows("metrics.jsonl"):
             self._measure(material, "before", None, trainer.backbone.initial_flat())
         self._run(federation, material)
         self.folder.keep_rows(
             "metrics.jsonl", [row for row in self.folder.rows("metrics.jsonl") if row["when"] != "after"]
         )
-        self._measure(material, "after", None, aggregator.flat)
+        self._measure(material, "after", None, federation.flat)
         return self._finish(resolved, federation, material)
 
     def _resolve(self, material: Material) -> Resolved:
@@ -200,7 +202,7 @@ class _Run:
         self.observe(kind, facts)
         every = self.config.evaluation.every
         if kind == "round" and every and (facts["round"] + 1) % every == 0:
-            self._measure(self.material, "round", facts["round"], self.federation.server.aggregator.flat)
+            self._measure(self.material, "round", facts["round"], self.federation.flat)
 
     def _log(self, kind: str, facts: dict[str, Any]) -> None:
         shown = {k: v for k, v in facts.items() if k not in {"simulated", "schema"}}
@@ -218,7 +220,7 @@ class _Run:
     def _finish(self, resolved: Resolved, federation: Federation, material: Material) -> dict[str, Any]:
         server = federation.server
         adapter = self.folder / "adapter"
-        material.trainer.backbone.layout.save_peft(server.aggregator.flat, adapter, material.model.name)
+        material.trainer.backbone.layout.save_peft(federation.flat, adapter, material.model.name)
         statement = self._statement(resolved, server)
         self.folder.write_json("dp_event.json", server.ledger.to_json())
         self.folder.write_json("privacy.json", statement)

@@ -14,7 +14,7 @@ from typing import Any
 
 from privet.aggregate import Aggregator
 from privet.errors import PrivetError
-from privet.messages import ENROL, ROUND
+from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
 from privet.privacy.ledger import Ledger
 from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
 from privet.sealing.base import Opened, SealingServer
@@ -55,7 +55,9 @@ class Server:
         sealing: Server half of the level.
         survivors_demanded: Fewest contributions that may be opened.
         ledger: Releases so far.
-        aggregator: The role behind the sum.
+        dimension: Trained values D.
+        aggregator: The role behind the sum; ``None`` where a client has it, because the sum is encrypted.
+        sealed_state: The state as the designated client sealed it; the server passes it on and cannot read it.
         save: Writes a checkpoint; when it returns, the state survives a power failure.
         observe: Told of what happens, for people to look at.
         progress: Where the run stands.
@@ -68,10 +70,12 @@ class Server:
     sealing: SealingServer
     survivors_demanded: int
     ledger: Ledger
-    aggregator: Aggregator
+    dimension: int
+    aggregator: Aggregator | None
     save: Callable[[Server], None]
     observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
     progress: Progress = field(default_factory=Progress)
+    sealed_state: bytes = b""
     _failures: int = 0
 
     def steps(self) -> Steps[Progress]:
@@ -83,17 +87,19 @@ class Server:
             started = time.monotonic()
             try:
                 opened = yield from self._open_round()
+                norm = yield from self._step(opened)
             except RoundAborted as reason:
                 self._abort(str(reason))
                 continue
-            norm = self._step(opened)
             # Told before it is saved: a row beyond the checkpoint is dropped on resume, a lost one could not be made.
             self.observe("round", self._facts(opened, norm, time.monotonic() - started))
             self.save(self)
+        if self.sealed_state:
+            yield from self._finish()
         return self.progress
 
     def _enrol(self) -> Steps[None]:
-        replies = yield Ask(ENROL, {"run": self.run, "dimension": len(self.aggregator.flat)})
+        replies = yield Ask(ENROL, {"run": self.run, "dimension": self.dimension})
         if len(replies.ok) < self.survivors_demanded:
             raise PrivetError(
                 "too few clients enrolled",
@@ -128,26 +134,63 @@ class Server:
             raise RoundAborted(f"{len(parties)} of {self.survivors_demanded} demanded clients are ready")
         if self.sealing.reveals_contributions:
             self._charge()
-        question: Body = {"number": due.number, "attempt": due.attempt, **self.aggregator.broadcast()}
+        question: Body = {"number": due.number, "attempt": due.attempt, **self._broadcast()}
         replies = yield Ask(ROUND, question, to=parties)
         if len(replies.ok) < self.survivors_demanded:
             raise RoundAborted(
                 f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
                 f"({_reasons(replies.failed)})"
             )
+        bodies = {party: dict(body) for party, body in replies.ok.items()}
+        self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
         self._charge()
-        size = self.system.pipeline.size or len(self.aggregator.flat)
-        opened = yield from self.sealing.open(due, size, replies.ok)
+        size = self.system.pipeline.size or self.dimension
+        opened = yield from self.sealing.open(due, size, bodies)
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
         return Opened(opened.survivors, opened.total, opened.ciphertext, {**replies.failed, **opened.refused})
 
-    def _step(self, opened: Opened) -> float:
-        assert opened.total is not None, "a level whose sum the server cannot open hands it to a client"
-        norm = self.aggregator.apply(self.progress.round, opened.total)
+    def _broadcast(self) -> Body:
+        if self.aggregator is not None:
+            return self.aggregator.broadcast()
+        return {"state": self.sealed_state} if self.sealed_state else {}
+
+    def _compare(self, tags: dict[int, Any]) -> None:
+        """Clients' keyed hashes of the state they started from; the server cannot compute them, only compare."""
+        if len(set(tags.values())) > 1:
+            raise PrivetError(
+                "clients hold different adapters",
+                field="clients",
+                given=f"{len(set(tags.values()))} states among {len(tags)} clients",
+                hint="a client's folder was restored from elsewhere: remove that client, or start the run anew",
+            )
+
+    def _step(self, opened: Opened) -> Steps[float | None]:
+        """Let the aggregator take the sum in, wherever it is; returns the norm of the direction if known here."""
+        norm = None
+        if self.aggregator is not None and opened.total is not None:
+            norm = self.aggregator.apply(self.progress.round, opened.total)
+        else:
+            yield from self._designate(opened)
         self.progress.number, self.progress.attempt = self.progress.number + 1, 0
         self._failures = 0
         return norm
+
+    def _designate(self, opened: Opened) -> Steps[None]:
+        """Have the first survivor that answers open the sum and seal the new state."""
+        assert opened.ciphertext is not None, "a sum is opened here or handed on"
+        for party in opened.survivors:
+            replies = yield Ask(OPEN, opened.ciphertext, to=(party,))
+            if party in replies.ok:
+                self.sealed_state = bytes(replies.ok[party]["state"])  # type: ignore[arg-type]  # Blob by the schema
+                return
+        raise RoundAborted("no survivor opened the sum")
+
+    def _finish(self) -> Steps[None]:
+        """Hand the last state to everybody, so that all end with the same adapter."""
+        replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
+        self._compare({party: body[TAG] for party, body in replies.ok.items()})
+        self.observe("finished", {"holders": sorted(replies.ok)})
 
     def _abort(self, reason: str) -> None:
         self.observe(

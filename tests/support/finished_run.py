@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,8 @@ def finished_run(
         config = config.model_copy(update={"privacy": config.privacy.model_copy(update=update)})
     write_configs(folder, text, config)
     folder.write_json("env.json", describe_environment())
-    ledger = _ledger(system, rounds)
-    folder.write_json("dp_event.json", ledger.to_json())
-    private = system != "fedavg"
-    folder.write_json(
-        "privacy.json",
-        privacy_statement(
-            ledger,
-            mechanism="sum of clipped per-record gradients + rounded Gaussian shares" if private else "none",
-            clip_norm=CLIP if private else None,
-            noise_multiplier=SIGMA if private else None,
-            fewest_survivors=len(SILOS),
-        ),
-    )
+    folder.write_json("dp_event.json", _ledger(system, rounds).to_json())
+    folder.write_json("privacy.json", _statement(system, rounds))
     generator = np.random.default_rng(5)
     for number in range(rounds):
         folder.append("rounds.jsonl", _round(number, generator))
@@ -70,6 +60,18 @@ def finished_run(
         )
         folder.write_json("result.json", _result(path, system, stopped))
     return path
+
+
+@lru_cache
+def _statement(system: str, rounds: int) -> dict[str, Any]:
+    private = system != "fedavg"
+    return privacy_statement(
+        _ledger(system, rounds),
+        mechanism="sum of clipped per-record gradients + rounded Gaussian shares" if private else "none",
+        clip_norm=CLIP if private else None,
+        noise_multiplier=SIGMA if private else None,
+        fewest_survivors=len(SILOS),
+    )
 
 
 def _ledger(system: str, rounds: int) -> Ledger:
@@ -95,8 +97,8 @@ def _round(number: int, generator: np.random.Generator) -> dict[str, Any]:
         "missing": {},
         "direction_norm": float(0.9 + 0.5 * np.exp(-number / 12) + 0.05 * generator.normal()),
         "seconds": float(generator.uniform(0.9, 1.2)),
-        "bytes_up": 4 * 13_000,
-        "bytes_down": 4 * 50_000,
+        "bytes_up": 52_000 * (number + 1),
+        "bytes_down": 200_000 * (number + 1),
         "epsilon_so_far": {"server": 1.0 + 0.1 * number},
         "simulated": {
             "sampled": [int(value) for value in generator.binomial([4000, 3600, 3300, 3000], RATE)],
@@ -122,7 +124,7 @@ def _result(path: Path, system: str, stopped: str | None) -> dict[str, Any]:
     statement = json.loads((path / "privacy.json").read_text(encoding="utf-8"))
     table = statement["epsilon"] if isinstance(statement["epsilon"], dict) else {}
     return {
-        "schema": 1, "run": str(path), "system": system, "stopped": stopped, "rounds": ROUNDS, "seconds": 301.5,
+        "schema": 1, "run": path.name, "system": system, "stopped": stopped, "rounds": ROUNDS, "seconds": 301.5,
         "bytes_up": 2_080_000, "bytes_down": 8_000_000,
         "before": {"accuracy": 0.70, "nll": 0.42}, "after": {"accuracy": 0.82, "nll": 0.30},
         "epsilon": [

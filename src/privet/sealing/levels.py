@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from privet.config import MaskedSealing, NoSealing, SealingConfig
-from privet.errors import PrivetError
+from privet.config import (
+    CkksSealing,
+    EncryptedMaskedSealing,
+    EncryptedSealing,
+    MaskedSealing,
+    NoSealing,
+    SealingConfig,
+)
 from privet.fixed_point import Field
-from privet.sealing import masked, none
+from privet.sealing import ckks, encrypted, encrypted_masked, masked, none
 from privet.sealing.base import SealingClient, SealingPlan, SealingServer, Store, check_cohort
+from privet.sealing.bfv_parameters import BfvParameters
+from privet.sealing.encrypted_messages import sum_schema
 from privet.sealing.identity import Identity
 from privet.sealing.masking import MaskingClient
 from privet.sealing.masks import Group
 from privet.sealing.roster import Roster
 from privet.sealing.unmasking import MaskingServer
+from privet.wire import Schema
 
 
 @dataclass(frozen=True)
@@ -46,35 +56,67 @@ class Seal:
         """
         if isinstance(self.config, NoSealing):
             return none.PlainClient(self.field.bits)
-        if isinstance(self.config, MaskedSealing):
-            masking = MaskingClient(
-                run=self.run,
-                roster=self.roster,
-                identity=identity,
-                root=root,
-                group=Group.of_bits(self.field.bits),
-                least=self.survivors,
-                store=store,
-                insecure_test_seed=self.insecure_test_seed,
-            )
-            return masked.MaskedClient(masking)
-        raise _unknown(self.config.kind)
+        common: dict[str, Any] = {
+            "run": self.run,
+            "roster": self.roster,
+            "identity": identity,
+            "store": store,
+        }
+        masks: dict[str, Any] = {"root": root, "insecure_test_seed": self.insecure_test_seed}
+        least = self.survivors
+        match self.config:
+            case MaskedSealing():
+                group = Group.of_bits(self.field.bits)
+                return masked.MaskedClient(MaskingClient(**common, **masks, least=least, group=group))
+            case EncryptedSealing():
+                return encrypted.encrypted_client(**common, least=least, parameters=self._bfv)
+            case EncryptedMaskedSealing():
+                return encrypted_masked.EncryptedMaskedClient(
+                    **common, **masks, least=least, parameters=self._bfv
+                )
+            case CkksSealing():
+                return ckks.ckks_client(**common, least=least)
 
     def server(self, store: Store) -> SealingServer:
         """The server's half; ``store`` keeps what it needs to finish a round after a crash."""
         if isinstance(self.config, NoSealing):
             return none.PlainServer(parties=self.roster.size, bits=self.field.bits, floor=self.survivors)
-        if isinstance(self.config, MaskedSealing):
-            unmasking = MaskingServer(
-                run=self.run,
-                roster=self.roster,
-                group=Group.of_bits(self.field.bits),
-                least=check_cohort(masked.LEVEL, self.roster.size, self.survivors),
-                store=store,
-                rounds_per_epoch=self.config.epoch_rounds,
-            )
-            return masked.MaskedServer(unmasking)
-        raise _unknown(self.config.kind)
+        common: dict[str, Any] = {"run": self.run, "roster": self.roster}
+        match self.config:
+            case MaskedSealing():
+                unmasking = MaskingServer(
+                    **common,
+                    group=Group.of_bits(self.field.bits),
+                    least=check_cohort(masked.LEVEL, self.roster.size, self.survivors),
+                    store=store,
+                    rounds_per_epoch=self.config.epoch_rounds,
+                )
+                return masked.MaskedServer(unmasking)
+            case EncryptedSealing():
+                return encrypted.encrypted_server(**common, floor=self.survivors, parameters=self._bfv)
+            case EncryptedMaskedSealing():
+                return encrypted_masked.EncryptedMaskedServer(
+                    **common,
+                    floor=self.survivors,
+                    parameters=self._bfv,
+                    store=store,
+                    rounds_per_epoch=self.config.epoch_rounds,
+                )
+            case CkksSealing():
+                return ckks.ckks_server(**common, floor=self.survivors)
+
+    def sum_schema(self, count: int) -> Schema | None:
+        """Schema of a sum that the server cannot open and hands to a client; ``None`` where it opens it."""
+        match self.config:
+            case EncryptedSealing() | EncryptedMaskedSealing():
+                return sum_schema(encrypted.BfvScheme(self._bfv), count, self.roster.size)
+            case CkksSealing():
+                return sum_schema(ckks.CkksScheme(self.roster.size), count, self.roster.size)
+        return None
+
+    @property
+    def _bfv(self) -> BfvParameters:
+        return BfvParameters.for_field(self.field.bits, self.roster.size)
 
 
 def forecast(config: SealingConfig, *, size: int, field: Field, parties: int, survivors: int) -> SealingPlan:
@@ -93,12 +135,18 @@ def forecast(config: SealingConfig, *, size: int, field: Field, parties: int, su
     check_cohort(config.kind, parties, survivors)
     if isinstance(config, NoSealing):
         return none.plan(count=size, bits=field.bits, parties=parties)
-    if isinstance(config, MaskedSealing):
-        return masked.plan(count=size, bits=field.bits, parties=parties, rounds_per_epoch=config.epoch_rounds)
-    raise _unknown(config.kind)
-
-
-def _unknown(kind: str) -> PrivetError:
-    return PrivetError(
-        "is not built into this version", field="sealing.kind", given=kind, allowed="none, masked"
-    )
+    match config:
+        case MaskedSealing():
+            epoch = config.epoch_rounds
+            return masked.plan(count=size, bits=field.bits, parties=parties, rounds_per_epoch=epoch)
+        case EncryptedSealing():
+            parameters = BfvParameters.for_field(field.bits, parties)
+            return encrypted.plan(count=size, parameters=parameters, parties=parties)
+        case EncryptedMaskedSealing():
+            parameters = BfvParameters.for_field(field.bits, parties)
+            epoch = config.epoch_rounds
+            return encrypted_masked.plan(
+                count=size, parameters=parameters, parties=parties, rounds_per_epoch=epoch
+            )
+        case CkksSealing():
+            return ckks.plan(count=size, parties=parties)

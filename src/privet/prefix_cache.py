@@ -1,14 +1,14 @@
-"""Hidden states of records at the first adapted layer, kept in memory and, past a limit, in files.
+"""Hidden states of records at the first adapted layer, kept in memory and, if a folder is given, in files.
 
 What the frozen layers compute for a record never changes, so it is computed once. An entry's key is a digest
 of all that its bits depend on: model, tokenizer, token ids, layer, dtype and how it was computed. Entries
 have their real length, without padding: SmolLM2 in bfloat16 takes 1,152 bytes a token.
 
-Files are optional. A folder given, entries past the memory limit go to it and a later process finds them:
-each process appends to a segment of its own (``*.data`` and an index of fixed-size rows), so several may
-share the folder without locks, and a row that a crash tore fails its checksum and counts as missing. The
-states are derived from private text and can be turned back into it: the folder belongs with the records, at
-the site, and is made readable by its owner only.
+Files are optional. A folder given, entries are also written to it as they come; those past the memory limit
+are read from there, memory-mapped, and a later process finds all of them. Each process appends to a segment of
+its own (``*.data`` and an index of fixed-size rows), so several may share the folder without locks, and a row
+that a crash tore fails its checksum and counts as missing. The states are derived from private text and can be
+turned back into it: the folder belongs with the records, at the site, and is made readable by its owner only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PrefixCache:
 
     Args:
         memory_bytes: Limit of what is held in memory.
-        directory: Folder for what is more than that; ``None`` keeps nothing on disk.
+        directory: Folder that holds the entries beyond the process; ``None`` keeps nothing on disk.
         disk_bytes: Limit of the folder's data files.
 
     Raises:
@@ -91,7 +91,7 @@ class PrefixCache:
         return data
 
     def put(self, key: bytes, data: Bytes) -> None:
-        """Keeps ``data`` (uint8 [length]) if there is room; an entry that is there already stays as it is."""
+        """Keeps ``data`` (uint8 [length]) where there is room; an entry that is there already stays as it is."""
         if key in self:
             return
         if self._in_memory + data.nbytes <= self.memory_bytes:
@@ -99,16 +99,8 @@ class PrefixCache:
             kept.flags.writeable = False
             self._memory[key] = kept
             self._in_memory += data.nbytes
-        elif self._directory is not None and self.bytes_on_disk + data.nbytes <= self.disk_bytes:
+        if self._directory is not None and self.bytes_on_disk + data.nbytes <= self.disk_bytes:
             self._write(key, data)
-
-    def keep(self) -> None:
-        """Writes what is in memory to the folder, for other processes; nothing without a folder."""
-        if self._directory is None:
-            return
-        for key, data in self._memory.items():
-            if key not in self._where and self.bytes_on_disk + data.nbytes <= self.disk_bytes:
-                self._write(key, data)
 
     def _write(self, key: bytes, data: Bytes) -> None:
         if self._own is None:

@@ -91,6 +91,11 @@ class Backbone:
         """Takes the adapters out of the model again, which is then as it was given."""
         self._adapters.detach()
 
+    def warm(self, examples: Sequence[ExampleLike]) -> None:
+        """Computes what the cache lacks of these records ahead of time; without a cache, nothing happens."""
+        for _ in self._windows([s for s in map(TokenSequence.of, examples) if len(s)], len(examples)):
+            pass
+
     def per_unit_gradients(
         self, examples: Sequence[ExampleLike], micro_batch: int
     ) -> Iterator[tuple[tuple[str, ...], Vector]]:

@@ -168,33 +168,22 @@ def test_memory_is_bounded_and_nothing_is_evicted_for_a_newcomer() -> None:
     assert cache.get(entry(3)[0]) is None
 
 
-def test_what_exceeds_memory_goes_to_private_files_that_another_process_finds(tmp_path: Path) -> None:
+def test_a_folder_holds_all_entries_in_private_files_for_other_processes(tmp_path: Path) -> None:
     folder = tmp_path / "states"
-    cache = PrefixCache(memory_bytes=150, directory=folder, disk_bytes=250)
+    cache = PrefixCache(memory_bytes=150, directory=folder, disk_bytes=350)
     for number in range(5):
         cache.put(*entry(number))
-    assert (cache.bytes_in_memory, cache.bytes_on_disk) == (100, 200)
+        cache.put(*entry(number))
+    assert (cache.bytes_in_memory, cache.bytes_on_disk) == (100, 300)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     for number in range(3):
         np.testing.assert_array_equal(cache.get(entry(number)[0]), entry(number)[1])
     another = PrefixCache(memory_bytes=0, directory=folder, disk_bytes=1000)
-    assert [entry(number)[0] in another for number in range(5)] == [False, True, True, False, False]
+    assert [entry(number)[0] in another for number in range(5)] == [True, True, True, False, False]
     another.put(*entry(7, 33))
-    for number, size in ((1, 100), (2, 100), (7, 33)):
+    for number, size in ((0, 100), (1, 100), (2, 100), (7, 33)):
         np.testing.assert_array_equal(another.get(entry(number)[0]), entry(number, size)[1])
-
-
-def test_keep_writes_memory_to_the_folder_once(tmp_path: Path) -> None:
-    cache = PrefixCache(directory=tmp_path)
-    cache.put(*entry(0))
-    assert cache.bytes_on_disk == 0
-    cache.keep()
-    cache.keep()
-    again = PrefixCache(directory=tmp_path)
-    np.testing.assert_array_equal(again.get(entry(0)[0]), entry(0)[1])
-    assert again.bytes_on_disk == 100
-    PrefixCache().keep()
 
 
 def test_damaged_entries_count_as_missing_and_can_be_written_again(tmp_path: Path) -> None:

@@ -1,0 +1,242 @@
+"""What a run would promise, send and cost, before anything runs and without loading the model's weights.
+
+The adapter's size comes from the model's configuration alone (built on torch's meta device), epsilon from the same
+composition that runs, bytes from the sealing level's own plan. Seconds and memory are estimates and say so.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from privet.config import Config, parse
+from privet.data.load import load as load_data
+from privet.data.records import Dataset
+from privet.errors import PrivetError
+from privet.federation import sum_field
+from privet.resolve import Resolved, resolve
+from privet.runs import INSECURE
+from privet.sealing.base import SealingPlan
+from privet.sealing.levels import forecast
+
+SCHEMA = 1
+FLOPS_PER_THREAD = {"bfloat16": 3e11, "float32": 8e10}
+"""Matrix products of one thread of a current server processor; the weakest part of the time estimate."""
+LIBRARIES_BYTES = 1.2e9
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What is known of a model without its weights: values in all, in the layers, and trained ones."""
+
+    parameters: int
+    layer_parameters: int
+    dimension: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The forecast of one configuration.
+
+    Attributes:
+        config: With everything resolved.
+        resolved: The composition.
+        sealing: What the sealing level promises and costs.
+        observers: Rows of epsilon, one an observer.
+        size: The model.
+        dataset: Silos and their sizes, for the time estimate.
+        refusals: Why such a run would not start.
+    """
+
+    resolved: Resolved
+    sealing: SealingPlan
+    observers: list[dict[str, Any]]
+    size: ModelSize
+    dataset: Dataset
+    refusals: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON, schema 1."""
+        r, config = self.resolved, self.resolved.config
+        privacy, mechanism = config.privacy, r.system.mechanism
+        units = self._units_a_round()
+        signal = mechanism.plan(units) if mechanism else {}
+        state = 4 * self.size.dimension
+        return {
+            "schema": SCHEMA,
+            "system": r.system.name,
+            "unit": privacy.unit if privacy else None,
+            "relation": privacy.relation if privacy else None,
+            "delta": privacy.delta if privacy else None,
+            "observers": self.observers,
+            "noise_multiplier": r.facts.noise_multiplier if privacy else None,
+            "noise_norm": signal.get("noise_norm"),
+            "largest_signal": signal.get("largest_signal"),
+            "noise_to_signal": signal.get("noise_to_signal"),
+            "noise_to_signal_note": "at clip norm 1 where it is taken from public records; the ratio is the same",
+            "parties": r.facts.parties,
+            "survivors_demanded": r.trust.min_survivors,
+            "honest_shares": r.trust.floor,
+            "rounds": config.schedule.rounds,
+            "trained_values": self.size.dimension,
+            "contribution_values": r.system.pipeline.size or self.size.dimension,
+            "bytes_up_per_client_round": self.sealing.upload_bytes,
+            "bytes_down_per_client_round": self.sealing.download_bytes + state,
+            "seconds_estimate": self._seconds(),
+            "memory_estimate_bytes": self._memory(),
+            "sealing": asdict(self.sealing),
+            "refusals": self.refusals,
+        }
+
+    def _units_a_round(self) -> float:
+        schedule, privacy = self.resolved.config.schedule, self.resolved.config.privacy
+        if privacy is not None and privacy.unit == "record" and schedule.expected_batch:
+            return schedule.expected_batch
+        return float(self.resolved.facts.parties)
+
+    def _seconds(self) -> float:
+        """Forward passes of all records touched, three times over where they are trained; evaluation twice."""
+        config, schedule = self.resolved.config, self.resolved.config.schedule
+        tokens = 0.4 * config.data.max_length
+        records = self.dataset.size
+        if schedule.sampling_rate is not None:
+            touched = schedule.sampling_rate * records * schedule.local.steps
+        else:
+            touched = float(schedule.local.steps * schedule.local.batch_size * self.resolved.facts.parties)
+        tested = sum(map(len, self.dataset.test.values())) if self.dataset.test_public else 0
+        flops = 2.0 * self.size.layer_parameters * tokens * (3 * touched * schedule.rounds + 2 * tested)
+        threads = config.engine.threads or os.cpu_count() or 1
+        speed = FLOPS_PER_THREAD["float32" if config.model.dtype == "float32" else "bfloat16"] * threads
+        return 30.0 + flops / speed + self.sealing.seconds * schedule.rounds
+
+    def _memory(self) -> int:
+        config = self.resolved.config
+        weights = self.size.parameters * (4 if config.model.dtype == "float32" else 2)
+        gradients = 3 * 4 * config.engine.micro_batch * self.size.dimension
+        cache = config.engine.cache_mebibytes << 20
+        return int(LIBRARIES_BYTES + 1.2 * weights + gradients + cache)
+
+
+def make(config: Config, target_epsilon: float | None = None) -> Plan:
+    """Plan a run.
+
+    Args:
+        config: A checked configuration.
+        target_epsilon: Calibrate to this epsilon instead of what the configuration says.
+
+    Raises:
+        PrivetError: if data, model or composition do not work out.
+    """
+    if target_epsilon is not None:
+        config = with_target(config, target_epsilon)
+    dataset = load_data(config.data)
+    size = model_size(config)
+    resolved = resolve(config, dimension=size.dimension, parties=len(dataset.silos))
+    values = resolved.system.pipeline.size or size.dimension
+    sealing = forecast(
+        config.sealing,
+        size=values,
+        field=sum_field(resolved, values),
+        parties=resolved.facts.parties,
+        survivors=resolved.trust.min_survivors,
+    )
+    return Plan(resolved, sealing, observers(resolved), size, dataset, _refusals(resolved, dataset))
+
+
+def with_target(config: Config, target_epsilon: float) -> Config:
+    """The configuration with another target epsilon in place of its noise.
+
+    Raises:
+        PrivetError: if the system has no noise to calibrate.
+    """
+    if config.privacy is None:
+        raise PrivetError(
+            f"{config.system.kind} has no noise to calibrate",
+            field="--epsilon",
+            given=target_epsilon,
+            hint="add a privacy section, or use system dp_lora or hedge",
+        )
+    raw = config.model_dump(mode="json")
+    raw["privacy"] |= {"target_epsilon": target_epsilon, "noise_multiplier": None, "max_epsilon": None}
+    return parse(raw)
+
+
+def observers(resolved: Resolved) -> list[dict[str, Any]]:
+    """One row an observer: epsilon of the whole run by every accountant, or the reason why there is none."""
+    ledger = resolved.ledger()
+    for release in resolved.planned():
+        ledger.charge(release)
+    insecure = INSECURE if resolved.config.insecure_test_seed is not None else None
+    rows = []
+    table = ledger.epsilons()
+    for who in ledger.trust.observers():
+        epsilons = table[who.name]
+        reason = insecure or epsilons.reason
+        row: dict[str, Any] = {
+            "observer": who.name,
+            "description": who.description,
+            "inside_trust_model": who.inside,
+            "epsilon": None if reason else epsilons.headline.value,
+            "method": "none" if reason else epsilons.headline.method,
+            "rdp": epsilons.rdp,
+            "clt": epsilons.clt,
+        }
+        if epsilons.clt is not None:
+            row["clt_note"] = epsilons.as_dict()["clt_note"]
+        rows.append(row | ({"reason": reason} if reason else {}))
+    return rows
+
+
+def model_size(config: Config) -> ModelSize:
+    """Build the model on the meta device, from its configuration alone.
+
+    Raises:
+        PrivetError: if the model's configuration cannot be read or takes no such adapter.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from privet.lora_layers import layout_of
+    from privet.material import lora_spec
+    from privet.models import resolve as find
+
+    source = find(config.model)
+    try:
+        options = {"revision": config.model.revision, "trust_remote_code": False}
+        if str(source).endswith(".gguf"):
+            options["gguf_file"] = os.path.basename(source)
+            source = os.path.dirname(source)
+        described = AutoConfig.from_pretrained(source, **options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise PrivetError(
+            "the model's configuration cannot be read",
+            field="model.name",
+            given=config.model.name,
+            hint=str(error).splitlines()[0][:200] if str(error) else "check the folder",
+        ) from None
+    total = sum(p.numel() for p in model.parameters())
+    embedding = model.get_input_embeddings().weight.numel()
+    return ModelSize(total, total - embedding, layout_of(model, lora_spec(config.lora)).dimension)
+
+
+def _refusals(resolved: Resolved, dataset: Dataset) -> list[str]:
+    """What would stop the run before its first round."""
+    found = []
+    privacy = resolved.config.privacy
+    if privacy is not None and privacy.max_epsilon is not None:
+        ledger = resolved.ledger()
+        planned = resolved.planned()
+        if any(ledger.would_exceed(release) for release in planned):
+            found.append(
+                f"the planned releases exceed the budget of epsilon {privacy.max_epsilon:g}: the run would stop early"
+            )
+    wants_public = resolved.config.privacy is not None and resolved.config.privacy.clip_norm == "public"
+    if wants_public and not dataset.public:
+        found.append("privacy.clip_norm is `public` but the data have no public part")
+    if resolved.system.mechanism and not math.isfinite(resolved.system.mechanism.noise_std):
+        found.append("the noise has no finite standard deviation")
+    return found

@@ -138,8 +138,8 @@ class AutoencoderCodec(_Compressing):
     network: Literal["conv", "plain_conv", "mlp"] = Field(
         "conv",
         description="`conv` and `plain_conv` take ratios 2, 4, 8 ... 64, one stride-2 block each; `mlp` "
-        "takes any. `plain_conv` is the published stack; `conv` adds a linear shortcut around it, without which it "
-        "hardly trains.",
+        "takes any. `plain_conv` is the published stack; `conv` adds a linear shortcut around it, without "
+        "which it hardly trains.",
     )
     prior: Literal["mean", "mean_std", "moments"] = Field(
         "mean_std",

@@ -191,6 +191,8 @@ def test_what_an_autoencoder_learned_from_is_declared() -> None:
     assert (
         build(by_spread, Sources(LAYOUT, exact_updates=updates(1, 2)), seed=0).provenance is Provenance.EXACT
     )
+    exact = Sources(LAYOUT, statistics=statistics, statistics_are_exact=True)
+    assert build(by_spread, exact, seed=0).provenance is Provenance.EXACT
     with pytest.raises(PrivetError, match="stage 1"):
         build(config, Sources(LAYOUT), seed=0)
     with pytest.raises(PrivetError, match="others to stop by"):

@@ -1,0 +1,155 @@
+"""Cosine to the true mean update under client-level noise, for every codec.
+
+Run ``python -m experiments.cosine.run``.
+
+A cohort's updates are encoded, clipped at the median length of public codes, summed, noised once with a
+multiplier z, and decoded. ``public mean alone`` is what one gets without asking any client: the control of
+whatever uses public data. The same is measured once more with the public mean direction taken out of all
+updates (``removed``): what is left is what public data could not have told by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiments.study import Results, arguments
+
+from privet.codec_config import AutoencoderCodec, CountSketchCodec, RandomProjectionCodec
+from privet.codecs import Codec, Noise, Sources, StatisticsCode, aggregate, build, median_code_norm
+from privet.codecs.fidelity import closeness, control_for
+from privet.codecs.identity import Identity
+from privet.codecs.prior import as_layout
+from privet.codecs.prune import Prune
+from privet.codecs.public_subspace import PublicSubspace
+from privet.codecs.row_pca import RowPca
+from privet.errors import PrivetError
+from privet.update_sets import UpdateSet, UpdateSetConfig, load_or_collect
+
+HERE = Path(__file__).parent
+
+
+def without_public_mean(updates: UpdateSet) -> UpdateSet:
+    """All updates with the direction of the mean public update taken out."""
+    direction = updates.public.mean(axis=0, dtype=np.float64)
+    direction /= np.linalg.norm(direction)
+
+    def removed(rows: np.ndarray) -> np.ndarray:
+        return (rows - np.outer(rows @ direction, direction)).astype(np.float32)
+
+    return replace(
+        updates,
+        clients=removed(updates.clients),
+        fit=removed(updates.fit),
+        public=removed(updates.public),
+    )
+
+
+def candidates(
+    updates: UpdateSet, seed: int, config: Mapping[str, Any]
+) -> Iterator[tuple[str, Callable[[], Codec]]]:
+    """Name and maker of each codec."""
+    layout = updates.layout
+    code = StatisticsCode(as_layout(layout))
+    sources = Sources(
+        layout,
+        public_updates=updates.public,
+        statistics=code.read(code.encode(updates.fit).mean(axis=0)),
+    )
+
+    def learned(ratio: int, **changes: str) -> Callable[[], Codec]:
+        made = AutoencoderCodec.model_validate({**config["training"], "ratio": ratio, **changes})
+        return partial(build, made, sources, seed=seed)
+
+    mean = updates.public.mean(axis=0)
+    yield "no codec", partial(Identity, mean.size)
+    for r in config["ratios"]:
+        filled = RandomProjectionCodec(ratio=r, allocation="by_std")
+        yield f"random projection {r}x", partial(build, RandomProjectionCodec(ratio=r), sources, seed=seed)
+        yield f"count sketch {r}x", partial(build, CountSketchCodec(ratio=r), sources, seed=seed)
+        yield f"random projection by_std {r}x", partial(build, filled, sources, seed=seed)
+        yield f"prune by public mean {r}x", partial(Prune.largest, mean, 1 / r)
+        yield f"Gaussian conv {r}x", learned(r)
+        yield f"Gaussian mlp by_rate {r}x", learned(r, network="mlp", allocation="by_rate")
+        yield f"Gaussian mlp by_std {r}x", learned(r, network="mlp", allocation="by_std")
+    for r in config["row_pca_ratios"]:
+        yield f"public row PCA {r}x", partial(RowPca.fit, updates.public, layout, r)
+    for k in config["directions"]:
+        yield f"public subspace {k}", partial(PublicSubspace.fit, updates.public, k)
+
+
+def public_alone(updates: UpdateSet) -> dict[str, Any]:
+    """The mean public update beside the clients' true mean."""
+    found = closeness(updates.public.mean(axis=0)[None], updates.clients.mean(axis=0)[None])
+    return {"size": 0, "cosine": round(found.cosine, 5), "relative_error": round(found.relative_error, 5)}
+
+
+def main() -> None:
+    """Measure what is missing."""
+    given, config = arguments(__doc__ or ""), json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+    config["updates"] = config["updates"][given.model]
+    results = Results(HERE / "results" / f"{given.model}.json", config)
+    found = load_or_collect(
+        UpdateSetConfig(**config["updates"]),
+        given.updates,
+        lambda what, at, of: print(what, at, of, flush=True),
+    )
+    done = 0
+    for removed, updates in ((False, found), (True, without_public_mean(found))):
+        if not removed and not results.has(codec="public mean alone"):
+            results.add({"codec": "public mean alone", "removed": False, "seed": 0, **public_alone(updates)})
+        for seed in config["seeds"]:
+            for name, make in candidates(updates, seed, config):
+                if results.has(codec=name, removed=removed, seed=seed):
+                    continue
+                if done == given.limit:
+                    return
+                done += 1
+                for row in measured(name, make, updates, config, seed):
+                    results.add({**row, "removed": removed})
+                    if "refused" not in row:
+                        print(
+                            f"{name:32} removed {removed!s:5} z {row['noise']}: {row['cosine']}", flush=True
+                        )
+
+
+def measured(
+    name: str, make: Callable[[], Codec], updates: UpdateSet, config: Mapping[str, Any], seed: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of one codec: one a noise multiplier."""
+    start = time.monotonic()
+    try:
+        codec = make()
+    except PrivetError as e:
+        yield {"codec": name, "seed": seed, "refused": str(e)}
+        return
+    control = control_for(codec, seed + 1000)
+    norms = [median_code_norm(which, updates.public) for which in (codec, control)]
+    for noise in config["noises"]:
+        ours, beside = (
+            aggregate(
+                which, updates.clients, updates.layout, Noise(norm, noise, seed, config["draws"])
+            ).overall
+            for which, norm in zip((codec, control), norms, strict=True)
+        )
+        yield {
+            "codec": name,
+            "noise": noise,
+            "seed": seed,
+            "size": codec.size,
+            "dimension": codec.dimension,
+            "cosine": round(ours.cosine, 5),
+            "relative_error": round(ours.relative_error, 5),
+            "control_cosine": round(beside.cosine, 5),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+
+
+if __name__ == "__main__":
+    main()

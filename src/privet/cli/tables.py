@@ -1,0 +1,191 @@
+"""Results as tables for a terminal. An epsilon never stands here without its observer, unit, relation and delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from privet.report import numbers
+from privet.report.record import ObserverRow, RunRecord
+
+
+def silo_table(record: RunRecord) -> Table | str:
+    """Accuracy and loss of each silo before and after, and their means."""
+    rows = record.silos
+    if not rows:
+        return "No metrics: the test data are not declared public, so what was measured stayed at the silos."
+    with_accuracy = any(row.after.get("accuracy", row.before.get("accuracy")) is not None for row in rows)
+    table = _table("Test metrics, before → after (95 % interval; ± standard error)")
+    table.add_column("silo")
+    table.add_column("records", justify="right")
+    if with_accuracy:
+        table.add_column("accuracy before", justify="right")
+        table.add_column("after", justify="right")
+    for name in ("loss before", "after", "change"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        accuracy = [_accuracy(row.before), _accuracy(row.after)] if with_accuracy else []
+        loss = [numbers.loss(part.get("nll"), part.get("nll_se")) for part in (row.before, row.after)]
+        moved = numbers.change(row.before.get("nll"), row.after.get("nll"))
+        records = "" if row.records is None else f"{row.records:,}"
+        table.add_row(row.silo, records, *accuracy, *loss, moved)
+    means = {when: {m: record.mean(when, m) for m in ("accuracy", "nll")} for when in ("before", "after")}
+    accuracy = [numbers.percent(means[when]["accuracy"]) for when in means] if with_accuracy else []
+    loss = [numbers.loss(means[when]["nll"]) for when in means]
+    table.add_section()
+    table.add_row(
+        "mean over silos", "", *accuracy, *loss, numbers.change(means["before"]["nll"], means["after"]["nll"]),
+        style="bold",
+    )  # fmt: skip
+    return table
+
+
+def promise_table(record: RunRecord) -> Table | str:
+    """Epsilon per observer, under the unit, relation and delta that it is about."""
+    if not record.observers:
+        return "No privacy statement yet: the run has not come that far."
+    promise = record.promise
+    head = f"unit {promise['unit']}, relation {promise['relation']}, δ = {numbers.delta(promise['delta'])}"
+    table = epsilon_table(f"ε per observer ({head})", record.observers)
+    return table
+
+
+def epsilon_table(title: str, rows: Sequence[ObserverRow]) -> Table:
+    """One row an observer, with the accountants that cross-check the headline."""
+    table = _table(title)
+    table.add_column("observer")
+    table.add_column("ε", justify="right", style="bold")
+    table.add_column("method")
+    with_rdp = any(row.rdp is not None for row in rows)
+    with_clt = any(row.clt is not None for row in rows)
+    if with_rdp:
+        table.add_column("RDP (looser bound)", justify="right")
+    if with_clt:
+        table.add_column("CLT (no bound)", justify="right")
+    table.add_column("sees")
+    for row in rows:
+        sees = row.description if row.inside else f"{row.description} – beyond the trust model"
+        if row.epsilon is None and row.reason:
+            sees = f"{sees}. No finite ε: {row.reason}"
+        checks = [numbers.epsilon(row.rdp) if row.rdp is not None else numbers.NOTHING] if with_rdp else []
+        checks += [numbers.number(row.clt)] if with_clt else []
+        table.add_row(row.name, numbers.epsilon(row.epsilon), row.method, *checks, sees)
+    notes = {row.clt_note for row in rows if row.clt is not None and row.clt_note}
+    if notes:
+        table.caption = f"CLT: {'; '.join(sorted(notes))}. The guarantee is the column ε."
+    return table
+
+
+def cost_lines(record: RunRecord) -> str:
+    """Bytes, seconds, and where everything lies."""
+    parties = len({party for row in record.rounds for party in row.get("survivors", [])})
+    among = f" over {parties} clients" if parties else ""
+    lines = [
+        ("rounds", f"{len(record.rounds)} of {record.planned_rounds}"),
+        ("up", f"{numbers.size(record.bytes_up)}{among}"),
+        ("down", numbers.size(record.bytes_down)),
+        ("time", numbers.duration(record.seconds)),
+        ("adapter", str(record.adapter) if record.adapter.exists() else "none yet"),
+        (
+            "report",
+            str(record.folder / "report.html") if (record.folder / "report.html").exists() else "none yet",
+        ),
+    ]
+    return "\n".join(f"{name:<8} {text}" for name, text in lines)
+
+
+def runs_table(records: Sequence[RunRecord]) -> Table:
+    """One row a run, for ``ls``."""
+    table = _table(None)
+    for name in ("run", "system", "state"):
+        table.add_column(name)
+    for name in ("rounds", "loss before", "after", "ε (worst observer)"):
+        table.add_column(name, justify="right")
+    table.add_column("for")
+    for record in records:
+        table.add_row(
+            record.name, record.system, record.state, f"{len(record.rounds)}/{record.planned_rounds}",
+            numbers.loss(record.mean("before", "nll")), numbers.loss(record.mean("after", "nll")),
+            *worst_cells(record),
+        )  # fmt: skip
+    return table
+
+
+COMPARED = (
+    "run", "system", "ε (worst observer)", "for", "rounds",
+    "accuracy before", "accuracy after", "loss before", "loss after", "up", "down", "time",
+)  # fmt: skip
+TEXT_COLUMNS = frozenset({"run", "system", "for"})
+
+
+def compared_cells(record: RunRecord) -> list[str]:
+    """The cells of a run under the heads ``COMPARED``."""
+    return [
+        record.name,
+        record.system,
+        *worst_cells(record),
+        f"{len(record.rounds)}/{record.planned_rounds}",
+        *(numbers.percent(record.mean(when, "accuracy")) for when in ("before", "after")),
+        *(numbers.loss(record.mean(when, "nll")) for when in ("before", "after")),
+        numbers.size(record.bytes_up),
+        numbers.size(record.bytes_down),
+        numbers.duration(record.seconds),
+    ]
+
+
+def compare_table(records: Sequence[RunRecord]) -> Table:
+    """Runs side by side, one column a run."""
+    table = _table("Accuracy and loss are means over silos")
+    columns = [compared_cells(record) for record in records]
+    table.add_column(COMPARED[0])
+    for cells in columns:
+        table.add_column(cells[0], justify="right")
+    for row, name in enumerate(COMPARED[1:], start=1):
+        table.add_row(name, *(cells[row] for cells in columns))
+    return table
+
+
+def compare_markdown(records: Sequence[RunRecord]) -> str:
+    """The same as a Markdown table, for a README."""
+    rule = ["---" if name in TEXT_COLUMNS else "--:" for name in COMPARED]
+    rows = [list(COMPARED), rule, *(compared_cells(record) for record in records)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def worst_cells(record: RunRecord) -> list[str]:
+    """The guarantee's epsilon, and what it is about."""
+    worst, promise = record.worst, record.promise
+    if worst is None:
+        return [numbers.NOTHING, numbers.NOTHING]
+    if promise["unit"] is None:
+        return [numbers.epsilon(worst.epsilon), worst.name]
+    about = f"{worst.name}, {promise['unit']}, {promise['relation']}, δ {numbers.delta(promise['delta'])}"
+    return [numbers.epsilon(worst.epsilon), about]
+
+
+def facts_table(title: str | None, facts: Mapping[str, Any]) -> Table:
+    """Names and values."""
+    table = _table(title, header=False)
+    table.add_column("what")
+    table.add_column("value")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    return numbers.percent_interval(row.get("accuracy"), row.get("accuracy_low"), row.get("accuracy_high"))
+
+
+def _table(title: str | None, *, header: bool = True) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_header=header,
+        pad_edge=False,
+    )

@@ -1,0 +1,172 @@
+"""The commented YAML that ``privet init`` writes: one for each system, on the embedded data or on the user's own.
+
+The comments above the keys are the descriptions in the schema, so they cannot go stale; only what a beginner should
+decide first is written out, and every other key keeps its default.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from privet.config_fields import descriptions, kinds, sections
+from privet.data_sketch import DataSketch
+from privet.errors import PrivetError
+from privet.model_config import EMBEDDED_MODEL
+
+WIDTH = 100
+PRIVATE_BY_RECORD = frozenset({"dp_lora", "hedge"})
+PRIVATE_BY_CLIENT = frozenset({"dr_encoder"})
+SEALING = {"hedge": "masked", "fedshield": "encrypted"}
+
+_HEAD = """\
+# A federated run with privet: {system}.
+#
+#   privet validate {name}    lists every mistake in this file
+#   privet plan {name}        epsilon per observer, bytes, seconds and memory, before anything runs
+#   privet run {name}         runs it; the folder it names holds the adapter and a report
+#
+# Keys that are absent keep their defaults; docs/config.md lists all of them.
+"""
+_PUBLIC = "A public constant, agreed on before the run: never compute it from the true numbers of records."
+_NOTES = {
+    "schedule.sampling_rate": _PUBLIC,
+    "data.split.public": "Whatever is declared public is protected by nothing.",
+}
+_COMMENTED: dict[str, str] = {
+    "data": """\
+# Your own data instead: `privet init --data 'sites/*.jsonl'` looks at them and writes this section.
+# data:
+#   kind: jsonl
+#   path: sites/*.jsonl
+#   template: {kind: prompt, prompt: "{question}\\n", completion: "{answer}"}
+#   partition: {kind: file}
+""",
+}
+
+
+def systems() -> tuple[str, ...]:
+    """Systems that a configuration may name."""
+    return kinds("system")
+
+
+def template(system: str, data: DataSketch | None = None, name: str = "run.yaml") -> str:
+    """A configuration that ``privet validate`` accepts, with comments.
+
+    Args:
+        system: One of `systems`.
+        data: What the user's own files look like; the embedded data without.
+        name: The file's name, for the commands in its head.
+
+    Raises:
+        PrivetError: for an unknown system.
+    """
+    if system not in systems():
+        raise PrivetError("unknown system", field="--system", given=system, allowed=", ".join(systems()))
+    lines = [_HEAD.format(system=system, name=name)]
+    about = {(section.path, section.kind): section.summary for section in sections()}
+    texts = descriptions()
+    for key, value in _content(system, data).items():
+        if isinstance(value, dict):
+            summary = about.get((key, value.get("kind"))) or about.get((key, None), "")
+            lines += ["", *_comment(summary, 0)]
+        else:
+            lines += _comment(texts.get(key, ""), 0)
+        lines += _emit(key, value, key, 0, texts)
+        if data is None and key in _COMMENTED:
+            lines.append(_COMMENTED[key].rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _content(system: str, data: DataSketch | None) -> dict[str, Any]:
+    content: dict[str, Any] = {"version": 1, "system": {"kind": system}}
+    content["model"] = {"name": EMBEDDED_MODEL}
+    content["data"] = _data(data) if data else {"kind": "sentiment", "max_length": 64}
+    content["lora"] = {"rank": 8, "layers": {"top": 2}, "factors": "freeze_a"}
+    content["schedule"] = _schedule(system)
+    if system in PRIVATE_BY_RECORD | PRIVATE_BY_CLIENT:
+        content["privacy"] = _privacy(system, own_data=data is not None)
+    if system in SEALING:
+        content["sealing"] = {"kind": SEALING[system]}
+    if data is None or data.template["kind"] == "classification":
+        content["evaluation"] = {"metric": "choices"}
+    else:
+        content["evaluation"] = {"metric": "loss"}
+    return content
+
+
+def _data(data: DataSketch) -> dict[str, Any]:
+    split: dict[str, Any] = {"test": 0.1, "public": 0.0}
+    if data.group:
+        split["group"] = data.group
+    return {
+        "kind": data.kind,
+        "path": data.path,
+        "max_length": 128,
+        "template": data.template,
+        "partition": data.partition,
+        "split": split,
+        "test_public": False,
+    }
+
+
+def _schedule(system: str) -> dict[str, Any]:
+    if system in PRIVATE_BY_RECORD:
+        each = {"rounds": 40, "sampling_rate": 0.02}
+        if system == "dp_lora":
+            local = {
+                "local": {"steps": 1, "learning_rate": 1.0},
+                "server": {"kind": "average", "learning_rate": 1.0},
+            }
+            return {**each, "expected_batch": 64, **local}
+        return {**each, "expected_batch": 256, "server": {"kind": "adam", "learning_rate": 1.0}}
+    return {
+        "rounds": 40,
+        "local": {"steps": 4, "batch_size": 16, "optimiser": "adamw", "learning_rate": 1e-3},
+        "server": {"kind": "average", "learning_rate": 1.0},
+    }
+
+
+def _privacy(system: str, own_data: bool) -> dict[str, Any]:
+    unit = "record" if system in PRIVATE_BY_RECORD else "client"
+    return {
+        "unit": unit,
+        "relation": "add-remove" if unit == "record" else "zero-out",
+        "delta": 1e-5,
+        "target_epsilon": 8.0,
+        "clip_norm": 1.0 if own_data else "public",
+        "trust": {"colluders": 1},
+    }
+
+
+def _emit(key: str, value: Any, path: str, depth: int, texts: Mapping[str, str]) -> list[str]:
+    pad = "  " * depth
+    if not isinstance(value, dict) or path in ("data.template.verbalisers", "lora.layers"):
+        return [f"{pad}{key}: {_flow(value)}"]
+    lines = [f"{pad}{key}:"]
+    for name, part in value.items():
+        where = f"{path}.{name}"
+        text = " ".join(filter(None, (texts.get(where, ""), _NOTES.get(where, ""))))
+        lines += _comment(text, depth + 1)
+        lines += _emit(name, part, where, depth + 1, texts)
+    return lines
+
+
+def _comment(text: str, depth: int) -> list[str]:
+    pad = "  " * depth + "# "
+    return textwrap.wrap(
+        text.replace("``", "`"), WIDTH, initial_indent=pad, subsequent_indent=pad, break_long_words=False
+    )
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, float):
+        if value == int(value):
+            return f"{value:.1f}"
+        # YAML 1.1 takes 1e-5 for text; with a point it is a number.
+        return f"{value:.1e}".replace("e-0", "e-") if value < 1e-3 else f"{value:g}"
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()
+    return text.removesuffix("...").strip()

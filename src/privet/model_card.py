@@ -1,0 +1,164 @@
+"""The model card of an exported adapter: what it is, what was promised about the data behind it, and what was not.
+
+The card says nothing that the run did not write down. An epsilon stands beside its unit, relation, delta and observer;
+a run without a finite one says ``none`` and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from privet import __version__
+from privet.report import numbers
+from privet.report.page import releases, warnings
+from privet.report.record import ObserverRow, RunRecord
+
+SEARCH = (
+    "Search over hyper-parameters is outside the printed ε: every run on the same private data is a further release, "
+    "and their costs add up."
+)
+
+
+def model_card(record: RunRecord, *, base: str, parameters: int) -> str:
+    """The card as Markdown with the metadata that model hubs read.
+
+    Args:
+        record: The run.
+        base: Name of the base model.
+        parameters: Values in the adapter's tensors.
+    """
+    parts = [
+        _metadata(base),
+        f"# LoRA adapter of the run {record.name}",
+        f"Fine-tuned over several silos with privet {__version__}, system "
+        f"`{record.system}`, from `{base}`. {parameters:,} values in its tensors.",
+        *_notes(record),
+        "## Use",
+        f"```python\n{_usage(base)}\n```",
+        "## Privacy statement",
+        *_privacy(record),
+        "## Results",
+        *_results(record),
+        "## Training",
+        *_training(record),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(base: str) -> str:
+    data = {
+        "library_name": "peft",
+        "base_model": base,
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "federated-learning", "differential-privacy", "privet"],
+    }
+    return "---\n" + yaml.safe_dump(data, sort_keys=False) + "---"
+
+
+def _notes(record: RunRecord) -> list[str]:
+    return ["\n".join(f"> {text}" for text in found)] if (found := warnings(record)) else []
+
+
+def _usage(base: str) -> str:
+    return (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        'model = PeftModel.from_pretrained(model, "path/of/this/folder")'
+    )
+
+
+def _privacy(record: RunRecord) -> list[str]:
+    statement: Mapping[str, Any] = record.privacy or {}
+    promise = record.promise
+    about = f"unit {promise['unit']}, relation {promise['relation']}, δ = {numbers.delta(promise['delta'])}"
+    clip, sigma = statement.get("clip_norm"), statement.get("noise_multiplier")
+    facts = {
+        "unit": promise["unit"],
+        "neighbouring relation": promise["relation"],
+        "mechanism": statement.get("mechanism"),
+        "clip norm (L2)": "nothing is clipped" if clip is None else numbers.number(clip),
+        "noise multiplier": "nothing is noised" if sigma is None else numbers.number(sigma),
+        "sampling": "; ".join(dict.fromkeys(row["sampling"] for row in releases(record) if row["sigma"]))
+        or "–",
+        "rounds": f"{len(record.rounds)} of {record.planned_rounds}",
+        "δ": numbers.delta(promise["delta"]),
+        "δ′, the part of δ for what runs being not quite the ideal": numbers.number(
+            statement.get("delta_prime")
+        ),
+        "accountant": statement.get("accountant"),
+        "sealing": record.config.get("sealing", {}).get("kind", "none"),
+    }
+    not_covered = list(statement.get("not_covered", ()))
+    if not any("hyper-parameters" in text for text in not_covered):
+        not_covered.append(SEARCH)
+    trust = (statement.get("trust_model") or {}).get("text", "none was written down")
+    return [
+        f"**{statement.get('guarantee', 'No guarantee was written down.')}**",
+        _table(("observer", f"ε ({about})", "method", "sees"), [_observer(row) for row in record.observers]),
+        "ε is rounded up. `exact` is a closed form, `pld` an upper bound by privacy loss distributions.",
+        _table(("what", "value"), [(name, str(value)) for name, value in facts.items()]),
+        f"**Trust model.** {trust}",
+        "**What is not covered**",
+        "\n".join(f"- {text}" for text in not_covered),
+        "`privacy.json` holds this statement and `dp_event.json` every release, for anybody to account again.",
+    ]
+
+
+def _observer(row: ObserverRow) -> tuple[str, ...]:
+    sees = (
+        row.description if row.inside else f"{row.description} (beyond the trust model: shown, not promised)"
+    )
+    value = numbers.epsilon(row.epsilon)
+    return (
+        row.name,
+        f"{value}: {row.reason}" if row.epsilon is None and row.reason else value,
+        row.method,
+        sees,
+    )
+
+
+def _results(record: RunRecord) -> list[str]:
+    if not record.silos:
+        return ["The test data are not declared public: metrics stayed at the silos."]
+    rows = [
+        (
+            row.silo,
+            str(row.records),
+            *(
+                numbers.percent_interval(
+                    part.get("accuracy"), part.get("accuracy_low"), part.get("accuracy_high")
+                )
+                for part in (row.before, row.after)
+            ),
+            *(numbers.loss(part.get("nll"), part.get("nll_se")) for part in (row.before, row.after)),
+        )
+        for row in record.silos
+    ]
+    head = ("silo", "test records", "accuracy before", "accuracy after", "loss before", "loss after")
+    return [
+        _table(head, rows),
+        "Accuracy with its 95 % interval; loss in nats ± standard error; before is the base model.",
+    ]
+
+
+def _training(record: RunRecord) -> list[str]:
+    versions = record.environment.get("packages") or {}
+    facts = {
+        "system": record.system,
+        "rounds": str(len(record.rounds)),
+        "bytes up, all clients": numbers.size(record.bytes_up),
+        "bytes down, all clients": numbers.size(record.bytes_down),
+        "time": numbers.duration(record.seconds),
+        "started": str(record.environment.get("started", numbers.NOTHING)),
+        **{name: str(version) for name, version in versions.items()},
+    }
+    return [_table(("what", "value"), list(facts.items()))]
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from Crypto.Protocol.SecretSharing import Shamir
 from support.sealing import Cohort, some_values
 
 from privet.errors import PrivetError
@@ -108,10 +109,25 @@ def test_a_threshold_of_shares_gives_the_seed_and_fewer_do_not() -> None:
     seed = bytes(range(16))
     shares = shamir.split(seed, 4, 5)
     for chosen in combinations(range(5), 4):
-        assert shamir.combine({p: shares[p] for p in chosen}, 4) == seed
-    assert shamir.combine(dict(enumerate(shares)), 4) == seed
+        assert shamir.Combiner(chosen, 4).combine({p: shares[p] for p in chosen}) == seed
+    assert shamir.Combiner(range(5), 4).combine(dict(enumerate(shares))) == seed
     with pytest.raises(ValueError, match="needed"):
-        shamir.combine({p: shares[p] for p in range(3)}, 4)
+        shamir.Combiner(range(3), 4)
+    # One share short: the polynomial through three points and any guess of the fourth is as good as another.
+    assert shamir.Combiner(range(3), 3).combine(dict(enumerate(shares))) != seed
+
+
+def test_shares_combine_as_in_the_library_that_split_them() -> None:
+    rng = np.random.default_rng(4)
+    for parties in (3, 17, 100):
+        threshold = recovery_threshold(parties)
+        givers = sorted(rng.choice(parties, threshold, replace=False).tolist())
+        combiner = shamir.Combiner(givers, threshold)
+        for seed in (rng.bytes(16), bytes(16), b"\xff" * 16):
+            shares = dict(enumerate(shamir.split(seed, threshold, parties)))
+            assert combiner.combine(shares) == seed
+            if parties < 100:
+                assert Shamir.combine([(p + 1, shares[p]) for p in givers]) == seed
 
 
 def test_agreement_binds_both_keys_and_the_purpose() -> None:

@@ -1,15 +1,22 @@
 """Shares of 16-byte seeds (Shamir 1979, over GF(2^128)): ``threshold`` of them give the seed, fewer nothing.
 
-The arithmetic is pycryptodome's. Party p holds the polynomial's value at p + 1.
+Party p holds the polynomial's value at p + 1. pycryptodome splits. To combine, a server has many seeds and
+the same givers for all of them, so `Combiner` computes the Lagrange weights once; it works on shares that
+are about to be public to it, and what it finds is checked against commitments, so it need not run in
+constant time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from Crypto.Protocol.SecretSharing import Shamir
 
 SHARE_BYTES = 16
+_BITS = 8 * SHARE_BYTES
+_LOW = (1 << _BITS) - 1
+_POLYNOMIAL = 0b10000111
+"""x^128 = x^7 + x^2 + x + 1, the least significant bit is the constant: the field of `Crypto.Protocol`."""
 
 
 def split(seed: bytes, threshold: int, parties: int) -> list[bytes]:
@@ -17,13 +24,84 @@ def split(seed: bytes, threshold: int, parties: int) -> list[bytes]:
     return [share for _, share in Shamir.split(threshold, parties, seed)]
 
 
-def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The seed, from the shares of ``threshold`` or more parties; wrong shares give a wrong seed.
+class Combiner:
+    """Combines the shares of one group of givers, for any number of seeds.
+
+    Args:
+        givers: Parties whose shares there are; the first ``threshold`` of them, ascending, are used.
+        threshold: Shares that a seed was split for.
 
     Raises:
-        ValueError: if there are too few.
+        ValueError: if there are too few givers.
     """
-    if len(shares) < threshold:
-        raise ValueError(f"{len(shares)} shares, and {threshold} are needed")
-    chosen = sorted(shares)[:threshold]
-    return bytes(Shamir.combine([(party + 1, shares[party]) for party in chosen]))
+
+    def __init__(self, givers: Iterable[int], threshold: int) -> None:
+        chosen = sorted(set(givers))[:threshold]
+        if len(chosen) < threshold:
+            raise ValueError(f"{len(chosen)} shares, and {threshold} are needed")
+        self._weights = {party: _multiples(_weight(party, chosen)) for party in chosen}
+
+    def combine(self, shares: Mapping[int, bytes]) -> bytes:
+        """The seed, from 16-byte shares by party; wrong shares give a wrong seed."""
+        seed = 0
+        for party, multiples in self._weights.items():
+            seed ^= _product(multiples, int.from_bytes(shares[party], "big"))
+        return seed.to_bytes(SHARE_BYTES, "big")
+
+
+def _weight(party: int, chosen: list[int]) -> int:
+    """The Lagrange coefficient at zero: the product of x_m / (x_j + x_m) over the other points."""
+    numerator = denominator = 1
+    for other in chosen:
+        if other != party:
+            numerator = _reduce(_carryless(numerator, other + 1))
+            denominator = _reduce(_carryless(denominator, (party + 1) ^ (other + 1)))
+    return _product(_multiples(numerator), _inverse(denominator))
+
+
+def _reduce(value: int) -> int:
+    """A polynomial of degree below 256 modulo that of the field."""
+    while value >> _BITS:
+        high = value >> _BITS
+        value = (value & _LOW) ^ _carryless(high, _POLYNOMIAL)
+    return value
+
+
+def _carryless(a: int, b: int) -> int:
+    product = 0
+    while b:
+        if b & 1:
+            product ^= a
+        a, b = a << 1, b >> 1
+    return product
+
+
+_FOLDED = tuple(_reduce(high << _BITS) for high in range(16))
+
+
+def _multiples(factor: int) -> tuple[int, ...]:
+    """The products of a field element with all polynomials of degree below 4."""
+    return tuple(_reduce(_carryless(factor, nibble)) for nibble in range(16))
+
+
+def _product(multiples: tuple[int, ...], value: int) -> int:
+    """A field element, given by its multiples, times another, four bits at a time."""
+    product = 0
+    for shift in range(value.bit_length() // 4 * 4, -4, -4):
+        product <<= 4
+        product = (product & _LOW) ^ _FOLDED[product >> _BITS] ^ multiples[(value >> shift) & 15]
+    return product
+
+
+def _inverse(value: int) -> int:
+    """The inverse of a field element that is not zero, by Euclid's algorithm for polynomials."""
+    upper, lower = (1 << _BITS) | _POLYNOMIAL, value
+    upper_factor, lower_factor = 0, 1
+    while lower != 1:
+        shift = upper.bit_length() - lower.bit_length()
+        if shift < 0:
+            upper, lower, shift = lower, upper, -shift
+            upper_factor, lower_factor = lower_factor, upper_factor
+        upper ^= lower << shift
+        upper_factor ^= lower_factor << shift
+    return _reduce(lower_factor)

@@ -326,10 +326,10 @@ class MaskingServer:
     ) -> Masks:
         plus: list[bytes] = []
         minus: list[bytes] = []
+        combiner = shamir.Combiner(shares, self._threshold)
         slot, purpose = epoch.rounds.index(round), self._context.pair_mask(epoch.number, round)
         for index, (party, keys) in enumerate(epoch.members.items()):
-            given = {giver: rows[index].tobytes() for giver, rows in shares.items()}
-            seed = shamir.combine(given, self._threshold)
+            seed = combiner.combine({giver: rows[index].tobytes() for giver, rows in shares.items()})
             if party in survivors:
                 if commitment(seed) != keys.commitments[slot].tobytes():
                     raise RoundAborted(f"shares of the seed of party {party} do not fit together")

@@ -6,17 +6,18 @@ before it leaves, and so is what the designated client opens: another decision f
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from privet import wire
 from privet.protocol import Body, RoundAborted, RoundId, Steps
 from privet.sealing.additive import CiphertextRefused, KeyHolder, Scheme
+from privet.sealing.agreement import NONCE_BYTES
 from privet.sealing.base import Message, Opened, SealingRefused, Store, check_cohort, checked
 from privet.sealing.encrypted_messages import Upload, split, sum_schema, upload_schema
 from privet.sealing.identity import Identity, verify
@@ -28,7 +29,7 @@ from privet.sealing.state_seal import StateSeal
 from privet.wire import Blob, Schema, Whole
 
 _SEALED, _OPENED = "encrypted.sealed", "encrypted.opened"
-_DECIDED = Schema({"number": Whole(0), "attempt": Whole(0), "tag": Blob(32, 32)})
+_DECIDED = Schema({"number": Whole(0), "attempt": Whole(0), "tag": Blob(16, 16)})
 
 
 class EncryptedClient:
@@ -101,7 +102,7 @@ class EncryptedClient:
             SealingRefused: if this attempt sealed other values, a later one was sealed, or there is no key.
         """
         values = np.ascontiguousarray(values, np.int64)
-        self._decide(_SEALED, round, hashlib.sha256(values.data).digest())
+        self._decide(_SEALED, round, values.view(np.uint8).data)
         return self._send(round, self._holder().seal(values))
 
     def unseal(self, round: RoundId, ciphertext: Body, count: int) -> NDArray[np.int64]:
@@ -122,7 +123,7 @@ class EncryptedClient:
             raise SealingRefused("malformed", "survivors are an ascending list of parties")
         if len(survivors) < self._least:
             raise SealingRefused("too-few-parties", f"{len(survivors)} of {self._least}")
-        self._decide(_OPENED, round, hashlib.sha256(summed["ciphertexts"]).digest())
+        self._decide(_OPENED, round, summed["ciphertexts"])
         try:
             return self._holder().open(split(summed["ciphertexts"], summed["sizes"]), count)
         except CiphertextRefused as reason:
@@ -144,9 +145,12 @@ class EncryptedClient:
             self._held = (key.name, self.scheme.holder(key, self._store))
         return self._held[1]
 
-    def _decide(self, name: str, round: RoundId, digest: bytes) -> None:
+    def _decide(self, name: str, round: RoundId, decided_upon: bytes | memoryview) -> None:
         """Write down what this attempt seals or opens; a different second decision is refused."""
-        tag = hmac.digest(self.keys.key.derive(name), digest, "sha256")
+        # AES-GCM of nothing but associated data is a MAC (GMAC), 15 times as fast as SHA-256; its key and nonce
+        # serve one attempt, and the tag stays in the client's own store
+        key = self.keys.key.derive(name, round.number, round.attempt)
+        tag = AESGCM(key).encrypt(bytes(NONCE_BYTES), b"", decided_upon)
         data = self._store.get(name)
         if data:
             last: Mapping[str, Any] = wire.decode(data, _DECIDED)

@@ -66,8 +66,9 @@ SENTIMENT_FILES: Mapping[str, str] = {
     "amazon": "amazonReviewSnippets_GroundTruth.txt",
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
 }
+SENTIMENT_LEXICON = "vader_sentiment_lexicon.txt"
 _SMOLLM2_VERSION = "1"
-_SENTIMENT_VERSION = "1"
+_SENTIMENT_VERSION = "2"
 
 
 def smollm2_dir(progress: Progress | None = None, *, verify: bool = False) -> Path:
@@ -108,7 +109,7 @@ def sentiment_dir(progress: Progress | None = None, *, verify: bool = False) -> 
             with tarfile.open(sdist) as outer:
                 outer.extract(SENTIMENT_ARCHIVE, scratch, filter="data")
             with tarfile.open(Path(scratch) / SENTIMENT_ARCHIVE) as inner:
-                for file in (*SENTIMENT_FILES.values(), "_README_.txt"):
+                for file in (*SENTIMENT_FILES.values(), SENTIMENT_LEXICON, "_README_.txt"):
                     inner.extract(f"{SENTIMENT_FOLDER}/{file}", scratch, filter="data")
                     shutil.copyfile(Path(scratch) / SENTIMENT_FOLDER / file, folder / file)
         return {"source": SENTIMENT_PACKAGE.requirement}

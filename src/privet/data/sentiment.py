@@ -12,7 +12,7 @@ from pathlib import Path
 
 from privet.data.sources import Row
 from privet.data_config import GROUPED_DOMAINS, Domain
-from privet.fetch import SENTIMENT_FILES
+from privet.fetch import SENTIMENT_FILES, SENTIMENT_LEXICON
 
 
 def read_sentiment(folder: Path, domain: Domain) -> list[tuple[Row, str | None]]:
@@ -42,3 +42,10 @@ def read_sentiment(folder: Path, domain: Domain) -> list[tuple[Row, str | None]]
         group = f"{domain}/{identity.split('_')[0]}" if domain in GROUPED_DOMAINS else None
         rows.append((Row(f"{domain}/{identity}", f"line {number}", columns), group))
     return rows
+
+
+def read_lexicon(folder: Path) -> list[tuple[str, float]]:
+    """The rated words that come with the sentences: each with its mean rating in [-4, 4], emoticons left out."""
+    lines = (folder / SENTIMENT_LEXICON).read_text(encoding="utf-8", errors="replace").splitlines()
+    words = [line.split("\t")[:2] for line in lines if line.strip()]
+    return [(word, float(rating)) for word, rating in words if word.isalpha()]

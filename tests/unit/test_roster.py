@@ -16,6 +16,7 @@ from privet.errors import PrivetError
 from privet.sealing.enrolment import (
     assemble,
     describe,
+    describe_site,
     init_keys,
     merge_files,
     read_card,
@@ -256,6 +257,17 @@ def test_a_card_that_its_owner_did_not_sign_is_refused(tmp_path: Path) -> None:
     card.write_text(json.dumps({**document, "public_key": IDENTITIES[0].public_key.hex()}))
     with pytest.raises(PrivetError, match="has not signed this name"):
         read_card(card)
+
+
+def test_a_site_shows_its_name_and_whole_key(tmp_path: Path) -> None:
+    init_keys(tmp_path / "a", "north")
+    init_keys(tmp_path / "b", "south")
+    name, key = describe_site(tmp_path / "a")
+    assert name == "site north"
+    assert key.removeprefix("key  ").replace(" ", "") == Identity.load(tmp_path / "a").public_key.hex()
+    (tmp_path / "a" / "card.json").write_text((tmp_path / "b" / "card.json").read_text())
+    with pytest.raises(PrivetError, match="another key"):
+        describe_site(tmp_path / "a")
 
 
 def test_two_rosters_do_not_merge(tmp_path: Path, roster: Roster) -> None:

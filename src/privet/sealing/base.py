@@ -23,7 +23,7 @@ FEWEST_PARTIES = 3
 """With two parties each learns the other's contribution from the sum: no level hides anything."""
 
 
-class SealingRefused(Exception):  # noqa: N818 - the client is right to refuse: no error of its own
+class SealingRefused(Exception):
     """A client does not do what it was asked, because that could open a contribution.
 
     Args:

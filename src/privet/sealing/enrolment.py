@@ -138,6 +138,22 @@ def describe(roster: Roster) -> list[str]:
     return lines
 
 
+def describe_site(directory: Path) -> list[str]:
+    """Lines that tell others this site's key: its name and the fingerprint that they compare.
+
+    Raises:
+        PrivetError: if the folder holds no identity, or a card of another key.
+    """
+    identity, card = Identity.load(directory), read_card(directory / CARD_FILE)
+    if card.public_key != identity.public_key:
+        raise PrivetError(
+            "this card belongs to another key than the identity beside it",
+            field=str(directory / CARD_FILE),
+            hint="look for the card that 'privet keys init' wrote, or make a new key in a new folder",
+        )
+    return [f"site {card.name}", f"key  {fingerprint(identity.public_key)}"]
+
+
 def _card_body(name: str, public_key: bytes) -> Body:
     return {"name": name, "public_key": public_key}
 

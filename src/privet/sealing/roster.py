@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from privet.errors import PrivetError
@@ -88,7 +89,7 @@ class Roster:
         """Number of parties."""
         return len(self.members)
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """SHA-256 of the consortium's name and the members: 32 bytes, without the signatures."""
         return hashlib.sha256(b"privet/roster/1\0" + self._canonical()).digest()

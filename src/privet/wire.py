@@ -25,6 +25,7 @@ VERSION = 1
 MAX_NAME_BYTES = 64
 MAX_FIELDS = 256
 MAX_DIMENSIONS = 8
+MAX_ARRAY_BYTES = 1 << 60
 ALIGNMENT = 8
 
 _FLAG, _WHOLE, _REAL, _TEXT, _BLOB, _ARRAY = range(1, 7)
@@ -100,6 +101,9 @@ class Array:
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPE_CODES or len(self.shape) > MAX_DIMENSIONS:
             raise ValueError(f"no such array on the wire: {self.dtype}, {len(self.shape)} dimensions")
+        # numpy refuses larger ones even if they are empty, and would do so while decoding.
+        if self.max_bytes() > MAX_ARRAY_BYTES:
+            raise ValueError(f"an array on the wire has at most {MAX_ARRAY_BYTES} bytes")
 
     def max_bytes(self) -> int:
         """Bytes of the largest array that fits."""

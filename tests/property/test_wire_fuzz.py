@@ -126,7 +126,7 @@ FIXED = Schema(
     {
         "a": Whole(0, 5),
         "b": Blob(1 << 40),
-        "v": Array("float64", (UpTo(1 << 40), UpTo(1 << 20))),
+        "v": Array("float64", (UpTo(1 << 40), UpTo(1 << 17))),
         "s": Text(1 << 40),
     },
     optional=frozenset({"a", "b", "s", "v"}),

@@ -223,13 +223,13 @@ def test_values_have_one_encoding_only() -> None:
 
 def test_sizes_are_checked_before_memory_is_used() -> None:
     """A few bytes that claim exabytes must not make the receiver allocate anything."""
-    schema = Schema({"b": Blob(1 << 62), "t": Text(8), "v": Array("float64", (UpTo(1 << 40), UpTo(1 << 20)))})
+    schema = Schema({"b": Blob(1 << 62), "t": Text(8), "v": Array("float64", (UpTo(1 << 40), UpTo(1 << 17)))})
     head = b"PVT\x01\x01\x00"
     claims = [
         b"\x01b\x05" + struct.pack("<Q", 1 << 61) + b"xy",
         b"\x01b\x05" + struct.pack("<Q", (1 << 64) - 1) + b"xy",
         b"\x01t\x04" + struct.pack("<Q", 9) + b"123456789",
-        b"\x01v\x06\x0a\x02" + struct.pack("<QQ", 1 << 40, 1 << 20) + bytes(16),
+        b"\x01v\x06\x0a\x02" + struct.pack("<QQ", 1 << 40, 1 << 17) + bytes(16),
         b"\x01v\x06\x0a\x02" + struct.pack("<QQ", (1 << 64) - 1, 2) + bytes(16),
     ]
     tracemalloc.start()
@@ -242,9 +242,19 @@ def test_sizes_are_checked_before_memory_is_used() -> None:
     assert peak < 1 << 20
 
 
+def test_an_empty_array_of_the_largest_shape_is_read() -> None:
+    schema = Schema({"v": Array("float64", (UpTo(1 << 40), UpTo(1 << 17)))})
+    for shape in ((0, 1 << 17), (1 << 40, 0)):
+        read = decode(encode({"v": np.zeros(shape)}), schema)["v"]
+        assert isinstance(read, np.ndarray)
+        assert read.shape == shape
+
+
 def test_schemas_that_cannot_be_kept_are_not_made() -> None:
     with pytest.raises(ValueError, match="no such array"):
         Array("float16", (1,))
+    with pytest.raises(ValueError, match="at most"):
+        Array("float64", (UpTo(1 << 40), UpTo(1 << 18)))
     with pytest.raises(ValueError, match="fields"):
         Schema({"a": Flag()}, optional=frozenset({"b"}))
     with pytest.raises(ValueError, match="names"):

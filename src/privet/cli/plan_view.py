@@ -16,6 +16,8 @@ from privet.report.record import ObserverRow
 def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
     """Tables of a plan: the promise, what it costs, who could open what, and what stands against it."""
     promise = f"unit {plan['unit']}, relation {plan['relation']}, δ = {numbers.delta(plan['delta'])}"
+    if plan["unit"] is None:
+        promise = "no privacy section"
     rows = [_observer(row) for row in plan["observers"]]
     sealing = plan["sealing"]
     ratio = plan.get("noise_to_signal")

@@ -66,6 +66,8 @@ def utility(record: RunRecord) -> Figure | None:
     height = 0.9 + 0.42 * len(rows)
 
     def draw(axes: list[Axes]) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for ax, (metric, label) in zip(axes, metrics, strict=True):
             for position, row in enumerate(rows):
                 for when, shift, color, marker in (
@@ -85,6 +87,7 @@ def utility(record: RunRecord) -> Figure | None:
         axes[0].set_yticks(range(len(rows)), [row.silo for row in reversed(rows)])
         for ax in axes[1:]:
             ax.set_yticks(range(len(rows)), [""] * len(rows))
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
             ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2)
 
@@ -137,7 +140,7 @@ def diagnostics(record: RunRecord) -> Figure | None:
     panels = [panel for panel in ((sampled, _draw_sampled), (noise, _draw_noise)) if len(panel[0]) > 1]
     if not panels:
         return None
-    names = [row.silo for row in record.silos]
+    names = [str(name) for name in (record.result or {}).get("parties", ())]
 
     def draw(axes: list[Axes]) -> None:
         for ax, (points, painter) in zip(axes, panels, strict=True):
@@ -172,12 +175,12 @@ def _draw_sampled(ax: Axes, points: list[tuple[int, Any]], names: list[str]) -> 
     silos = len(points[0][1])
     if silos <= len(SERIES):
         for silo in range(silos):
-            label = names[silo] if len(names) == silos else f"silo {silo}"
+            label = names[silo] if len(names) == silos else f"client {silo}"
             ax.plot(x, [counts[silo] for _, counts in points], color=SERIES[silo], linewidth=1.2, label=label)
-        ax.legend(loc="lower left", ncols=silos, handlelength=1.0, columnspacing=0.8, borderaxespad=0.1)
+        ax.legend(loc="upper left", ncols=silos, handlelength=1.0, columnspacing=0.8, borderaxespad=0.1)
     else:
         ax.plot(x, [sum(counts) for _, counts in points], color=SERIES[0], label="all silos")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend above the lines
     ax.set_title("records sampled")
 
 

@@ -21,6 +21,10 @@ EMBEDDED_NOTE = (
     "the original weights differ."
 )
 INSECURE_NOTE = "Every secret of this run follows from `insecure_test_seed`, so it promises nothing."
+DIAGNOSTICS_NOTE = (
+    "Diagnostics of the simulation: sampled counts, measured noise and the sizes of the data, which this file shows. "
+    "engine.diagnostics: false leaves them out, as for data that are really private."
+)
 SAMPLINGS = {"none": "every unit takes part", "poisson": "Poisson", "fixed": "fixed size"}
 
 
@@ -55,6 +59,8 @@ def render(record: RunRecord) -> str:
             "rounds": [f for f in (figures.directions(record), figures.diagnostics(record)) if f],
         },
         troubles=troubles(record),
+        notes=notes(record),
+        not_covered=not_covered(record),
         configuration=(record.folder / MARK).read_text(encoding="utf-8").strip(),
         environment=environment_facts(record),
         accuracy=any(row.after.get("accuracy") is not None for row in record.silos),
@@ -106,6 +112,14 @@ def sealing(record: RunRecord) -> dict[str, Any]:
     return {"level": level, "who_can_open": None, "who_sees_sum": None, "warnings": (), **written}
 
 
+def not_covered(record: RunRecord) -> list[str]:
+    """What the guarantee leaves out, the diagnostics of a simulation included."""
+    found = [str(text) for text in (record.privacy or {}).get("not_covered", ())]
+    if any(row.get("simulated") for row in record.rounds):
+        found.append(DIAGNOSTICS_NOTE)
+    return found
+
+
 def releases(record: RunRecord) -> list[dict[str, Any]]:
     """What the ledger was charged for, a line each."""
     return [
@@ -129,6 +143,13 @@ def sampling_text(sampling: Mapping[str, Any]) -> str:
     if kind == "poisson":
         return f"{text}, rate {sampling['rate']:g}"
     return f"{text}, {sampling['size']} of {sampling['population']}" if kind == "fixed" else text
+
+
+def notes(record: RunRecord) -> list[str]:
+    """What a simulation says about the data it read; a real client keeps that to itself."""
+    if not record.config.get("engine", {}).get("diagnostics", True):
+        return []
+    return [str(text) for text in (record.result or {}).get("notes", ())]
 
 
 def troubles(record: RunRecord) -> list[tuple[int, str]]:

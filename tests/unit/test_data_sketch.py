@@ -1,0 +1,93 @@
+"""A first look at somebody's own files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from privet.config import parse
+from privet.data_sketch import sketch
+from privet.errors import PrivetError
+from privet.init_template import template
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "a", "completion": "b"}, "prompt"),
+        ({"question": "a", "answer": "b", "site": "x"}, "prompt"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "chat"),
+        ({"text": "a"}, "prompt"),
+    ],
+)
+def test_templates_follow_the_columns_and_validate(row: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    found = sketch(str(write(tmp_path / "data.jsonl", [row] * 3)))
+    assert found.template["kind"] == kind
+    assert found.partition == (
+        {"kind": "column", "column": "site"} if "site" in row else {"kind": "iid", "silos": 4}
+    )
+    parse(yaml.safe_load(template("hedge", found)))
+
+
+def test_labels_become_verbalisers_unless_they_are_too_many(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": "yes" if i % 2 else "no"} for i in range(8)]
+    found = sketch(str(write(tmp_path / "few.jsonl", rows)))
+    assert found.template["verbalisers"] == {"no": " no", "yes": " yes"}
+    parse(yaml.safe_load(template("dp_lora", found)))
+    rows = [{"text": f"t{i}", "label": str(i)} for i in range(50)]
+    assert sketch(str(write(tmp_path / "many.jsonl", rows))).template["kind"] == "prompt"
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("question,answer,hospital\na,b,north\n", encoding="utf-8")
+    found = sketch(str(path))
+    assert (found.kind, found.partition) == ("csv", {"kind": "column", "column": "hospital"})
+    parse(yaml.safe_load(template("fedavg", found)))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), tmp_path / "data.parquet")
+    found = sketch(str(tmp_path / "data.parquet"))
+    assert found.kind == "parquet"
+    parse(yaml.safe_load(template("hedge", found)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("data.jsonl", "", "has no rows"),
+        ("data.jsonl", "{nonsense", "is no jsonl"),
+        ("data.jsonl", "[1, 2]\n", "is no jsonl"),
+        ("data.jsonl", '{"alpha": 1, "beta": 2}\n', "no template fits"),
+        ("data.xlsx", "x", "unknown kind of file"),
+    ],
+)
+def test_what_cannot_be_read_is_named(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(PrivetError, match=message):
+        sketch(str(tmp_path / name))
+
+
+def test_no_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PrivetError, match="no such file"):
+        sketch(str(tmp_path / "*.jsonl"))
+
+
+def test_nothing_of_a_broken_row_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"secret diagnosis', encoding="utf-8")
+    with pytest.raises(PrivetError) as caught:
+        sketch(str(tmp_path / "data.jsonl"))
+    assert "diagnosis" not in str(caught.value)

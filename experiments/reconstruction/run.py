@@ -36,7 +36,7 @@ def statistics(updates: UpdateSet, prior: Prior) -> TensorStatistics:
 
 
 def candidates(
-    updates: UpdateSet, ratio: int, seed: int, training: Mapping[str, Any]
+    updates: UpdateSet, ratio: int, seed: int, config: Mapping[str, Any]
 ) -> Iterator[tuple[str, Callable[[], Codec]]]:
     """Name and maker of each codec; the part before the slash says what it knows."""
     layout = updates.layout
@@ -44,10 +44,11 @@ def candidates(
     def learned(
         network: str, allocation: str, sources: Sources, prior: Prior = "mean_std"
     ) -> Callable[[], Codec]:
-        config = AutoencoderCodec.model_validate(
+        training = config["training"] | config["training_of"].get(network, {})
+        made = AutoencoderCodec.model_validate(
             {**training, "ratio": ratio, "network": network, "allocation": allocation, "prior": prior}
         )
-        return partial(build, config, sources, seed=seed)
+        return partial(build, made, sources, seed=seed)
 
     priors: tuple[Prior, ...] = ("mean", "mean_std", "moments")
     by = {prior: Sources(layout, statistics=statistics(updates, prior)) for prior in priors}
@@ -55,16 +56,17 @@ def candidates(
     yield "nothing/random projection", partial(build, RandomProjectionCodec(ratio=ratio), exact, seed=seed)
     yield "nothing/count sketch", partial(build, CountSketchCodec(ratio=ratio), exact, seed=seed)
     for rule in ("by_std", "by_rate"):
-        config = RandomProjectionCodec.model_validate({"ratio": ratio, "allocation": rule})
-        yield f"mean_std/random projection {rule}", partial(build, config, by["mean_std"], seed=seed)
+        filled = RandomProjectionCodec.model_validate({"ratio": ratio, "allocation": rule})
+        yield f"mean_std/random projection {rule}", partial(build, filled, by["mean_std"], seed=seed)
     for prior in priors:
-        yield f"{prior}/conv", learned("conv", "uniform", by[prior], prior)
-    yield "exact/conv", learned("conv", "uniform", exact)
-    for network in ("plain_conv", "mlp"):
-        yield f"mean_std/{network}", learned(network, "uniform", by["mean_std"])
-        yield f"exact/{network}", learned(network, "uniform", exact)
+        yield f"{prior}/mlp", learned("mlp", "uniform", by[prior], prior)
+    yield "exact/mlp", learned("mlp", "uniform", exact)
     for rule in ("by_std", "by_rate"):
         yield f"mean_std/mlp {rule}", learned("mlp", rule, by["mean_std"])
+    if seed in config["conv_seeds"]:
+        for network in ("conv", "plain_conv"):
+            yield f"mean_std/{network}", learned(network, "uniform", by["mean_std"])
+            yield f"exact/{network}", learned(network, "uniform", exact)
     yield "exact/row PCA", partial(RowPca.fit, updates.fit, layout, ratio, provenance=Provenance.EXACT)
     yield "public/row PCA", partial(RowPca.fit, updates.public, layout, ratio)
 
@@ -90,7 +92,7 @@ def main() -> None:
     done = 0
     for seed in config["seeds"]:
         for ratio in config["ratios"]:
-            for name, make in candidates(updates, ratio, seed, config["training"]):
+            for name, make in candidates(updates, ratio, seed, config):
                 if results.has(codec=name, ratio=ratio, seed=seed):
                     continue
                 if done == given.limit:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -113,12 +114,12 @@ class UpdateSet:
             PrivetError: if the file is missing or something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 about = json.loads(stored["about"].tobytes())
                 parts = {name: stored[name] for name in ("clients", "fit", "public")}
             layout = tuple((name, tuple(shape)) for name, shape in about["layout"])
             config = UpdateSetConfig(**about["config"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError):
             raise PrivetError(
                 "holds no updates", field="updates", given=path, hint="collect them again"
             ) from None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from privet.clip import clip_rows
 from privet.codec_config import (
     AutoencoderCodec,
     CountSketchCodec,
@@ -29,6 +30,7 @@ from privet.codecs.public_subspace import PublicSubspace
 from privet.codecs.random_projection import RandomProjection
 from privet.codecs.top_k import ClientTopK
 from privet.errors import PrivetError
+from privet.privacy.two_stage import read_statistics, statistics_message
 
 LAYOUT = (
     ("layers.0.lora_A", (8, 64)),
@@ -208,6 +210,17 @@ def test_statistics_come_back_as_they_were_sent() -> None:
     np.testing.assert_allclose(found.skewness, stats.skew(parts, axis=1), atol=1e-2)
     np.testing.assert_allclose(found.kurtosis, stats.kurtosis(parts, axis=1), atol=1e-2)
     assert statistics_of(rows, "mean").std.tolist() == [1.0] * 4
+
+
+def test_the_clipped_message_is_the_one_that_the_proof_is_about() -> None:
+    rows = updates(13, 5) * np.array([[0.01], [0.1], [1], [10], [0]], np.float32)
+    code, sizes = StatisticsCode(LAYOUT), [512] * 4
+    message = clip_rows(code.encode(rows), 1.5)[0]
+    np.testing.assert_allclose(message, statistics_message(rows, sizes, 1.5), rtol=1e-4, atol=1e-6)
+    mean, std = read_statistics(message.mean(axis=0), sizes)
+    found = code.read(message.mean(axis=0))
+    np.testing.assert_allclose(found.mean, mean)
+    np.testing.assert_allclose(found.std, std)
 
 
 def test_noise_cannot_make_statistics_impossible() -> None:

@@ -73,5 +73,5 @@ class Aggregator:
         """
         body = wire.decode(data, state_schema(len(self.flat)))
         self.flat = as_array(body, "flat").copy()
-        self.rounds = int(body["rounds"])  # type: ignore[arg-type]  # Whole by the schema
+        self.rounds = int(body["rounds"])
         self.optimiser.restore(body)

@@ -80,7 +80,7 @@ class Client:
 
     def _once(self, op: str, body: Body) -> Body:
         """Answer an attempt at a round once: the same question again gets the bytes that were written down."""
-        round_id = RoundId(int(body["number"]), int(body["attempt"]))  # type: ignore[arg-type]  # Whole by the schema
+        round_id = RoundId(int(body["number"]), int(body["attempt"]))
         question = hashlib.sha256(wire.encode(body)).digest()
         last = self.store.get(f"answered.{op}")
         if last is not None:
@@ -143,7 +143,7 @@ class Client:
         return {"state": states.seal(state, self.aggregator.rounds)}
 
     def _finish(self, body: Body) -> Body:
-        rounds = int(body["rounds"])  # type: ignore[arg-type]  # Whole by the schema
+        rounds = int(body["rounds"])
         self._take_state(rounds, body)
         states = self._states()
         if states is None:

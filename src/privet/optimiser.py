@@ -64,4 +64,4 @@ class Optimiser:
     def restore(self, body: Body) -> None:
         """Take back what :meth:`to_body` gave."""
         self.first, self.second = as_array(body, "first"), as_array(body, "second")
-        self.steps = int(body["steps"])  # type: ignore[arg-type]  # a Scalar by the checkpoint's schema
+        self.steps = int(body["steps"])

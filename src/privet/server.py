@@ -203,7 +203,7 @@ class Server:
             self.observe("stopped", {"reason": self.progress.stopped})
         self.save(self)
 
-    def _facts(self, opened: Opened, norm: float, seconds: float) -> dict[str, Any]:
+    def _facts(self, opened: Opened, norm: float | None, seconds: float) -> dict[str, Any]:
         return {
             "round": self.progress.number - 1,
             "attempt": self.progress.charged.attempt if self.progress.charged else 0,

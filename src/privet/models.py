@@ -21,8 +21,8 @@ from privet.cache import read_manifest, sha256_file
 from privet.errors import PrivetError
 from privet.fetch import Progress, forget_quantization, smollm2_dir
 from privet.hardware import choose_device, choose_dtype
+from privet.lora import default_targets
 from privet.model_config import EMBEDDED_MODEL, SMALL_MODEL, ModelConfig
-from privet.model_families import default_target_modules
 
 if TYPE_CHECKING:
     from privet.tokenise import Tokenizer
@@ -67,9 +67,12 @@ class LoadedModel:
         Raises:
             PrivetError: if the family is unknown.
         """
-        return default_target_modules(
-            self.model.config.model_type, (name for name, _ in self.model.named_modules())
-        )
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in self.model.named_modules()
+            if getattr(getattr(module, "weight", None), "ndim", 0) == 2
+        }
+        return default_targets(sorted(linear))
 
 
 def load_model(config: ModelConfig, progress: Progress | None = None) -> LoadedModel:

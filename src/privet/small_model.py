@@ -161,7 +161,8 @@ def _train(sequences: list[_Sequence], tokenizer: Any, progress: Progress | None
                     logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
                 )
                 optimiser.zero_grad()
-                ((losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()).backward()
+                loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimiser.step()
     finally:

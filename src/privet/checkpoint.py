@@ -33,6 +33,7 @@ def _schema(dimension: int) -> wire.Schema:
         "charged_attempt": whole,
         "state": wire.Blob(most_sealed_bytes(state_schema(dimension).max_bytes())),
         "ledger": wire.Blob(_MAX_LEDGER_BYTES),
+        "size": whole,
         "bytes_up": whole,
         "bytes_down": whole,
         "seconds": wire.Real(),
@@ -60,6 +61,7 @@ def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, An
         "charged_attempt": charged.attempt,
         "state": server.aggregator.to_bytes() if server.aggregator else server.sealed_state,
         "ledger": json.dumps(server.ledger.to_json()).encode(),
+        "size": server.size,
         "bytes_up": int(totals["bytes_up"]),
         "bytes_down": int(totals["bytes_down"]),
         "seconds": float(totals["seconds"]),
@@ -101,6 +103,7 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
             given=str(error),
             hint="start the run anew; what was released stays released",
         ) from None
+    server.size = body["size"]
     charged = RoundId(body["charged_number"], body["charged_attempt"]) if body["charged"] else None
     server.progress = Progress(body["number"], body["attempt"], charged)
     return {name: body[name] for name in ("bytes_up", "bytes_down", "seconds")}

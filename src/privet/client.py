@@ -8,6 +8,7 @@ release that no ledger knows of.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from privet import __version__, wire
@@ -15,12 +16,11 @@ from privet.aggregate import Aggregator
 from privet.keys import ClientKeys
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
 from privet.pipeline import Pass
-from privet.protocol import Body, RoundId, as_array
+from privet.protocol import Body, RoundId
 from privet.randomness import RoundRandomness
 from privet.sealing.base import SealingClient, SealingRefused, Store
 from privet.sealing.encrypted_round import EncryptedClient
 from privet.sealing.state_seal import StateSeal
-from privet.systems.base import System
 from privet.wire import Schema
 from privet.work import Workplace
 
@@ -33,23 +33,21 @@ class Client:
     """One party of a run.
 
     Attributes:
-        system: The composition, the same object at every party.
         place: Records and trainer.
         keys: All secret randomness.
         sealing: Client half of the sealing level.
         store: Folder of files that only this client reads.
-        answers: Schemas of the answers that are written down, by operation.
-        aggregator: The adapter as this client knows it; under an encrypted level also the server half's role.
+        answers: Schemas of the answers that are written down, by operation, for contributions of a size.
+        aggregator: Adapter and system as this client knows them; under an encrypted level also the server half's role.
         weight: Public weight of this client.
         observed: Diagnostics of the last round; they are never sent.
     """
 
-    system: System
     place: Workplace
     keys: ClientKeys
     sealing: SealingClient
     store: Store
-    answers: dict[str, Schema]
+    answers: Callable[[str, int], Schema]
     aggregator: Aggregator
     weight: float = 1.0
     observed: dict[str, float] = field(default_factory=dict)
@@ -86,34 +84,37 @@ class Client:
         if last is not None:
             answered = RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8)))
             if round_id == answered and last[16 : 16 + _DIGEST_BYTES] == question:
-                return wire.decode(last[16 + _DIGEST_BYTES :], self.answers[op])
+                size = int.from_bytes(last[48:56], "big")
+                return wire.decode(last[56:], self.answers(op, size))
             if round_id <= answered:
                 raise SealingRefused(
                     "already-answered", "this round and attempt was answered to another question"
                 )
-        answer = self._contribute(round_id, body) if op == ROUND else self._open(round_id, body)
-        stamp = round_id.number.to_bytes(8, "big") + round_id.attempt.to_bytes(8, "big")
-        self.store.put(f"answered.{op}", stamp + question + wire.encode(answer, self.answers[op]))
+        answer, size = self._contribute(round_id, body) if op == ROUND else self._open(round_id, body)
+        numbers = [n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt, size)]
+        raw = wire.encode(answer, self.answers(op, size))
+        self.store.put(f"answered.{op}", b"".join([*numbers[:2], question, numbers[2], raw]))
         return answer
 
-    def _contribute(self, round_id: RoundId, body: Body) -> Body:
+    def _contribute(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
         self._take_state(round_id.number, body)
+        system = self.aggregator.system
         randomness = RoundRandomness(self.keys, round_id)
         passing = Pass(round_id, randomness, self.weight)
         flat = self.aggregator.flat
-        units = self.system.work.units(self.place, flat, randomness, passing)
-        values = self.system.pipeline.forward(units, len(flat), passing)
+        units = system.work.units(self.place, flat, randomness, passing)
+        values = system.pipeline.forward(units, len(flat), passing)
         self.observed = passing.observed
         answer = self.sealing.seal(round_id, values)
         states = self._states()
         if states is not None:
             answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), round_id.number)
-        return answer
+        return answer, len(values)
 
     def _take_state(self, rounds: int, body: Body) -> None:
         """The adapter of a question: in the clear, or sealed by the client that opened the last sum."""
         if "adapter" in body:
-            self.aggregator.flat = as_array(body, "adapter").copy()  # decoded arrays are read-only views
+            self.aggregator.take(body)
         elif "state" in body:
             states = self._states()
             if states is None:
@@ -127,20 +128,21 @@ class Client:
     def _states(self) -> StateSeal | None:
         return self.sealing.states if isinstance(self.sealing, EncryptedClient) else None
 
-    def _open(self, round_id: RoundId, body: Body) -> Body:
+    def _open(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
         """Open a sum as the designated client, step the optimiser, and seal the new state for the others."""
         states = self._states()
         if states is None:
             raise SealingRefused("not-designated", "the server opens sums at this level")
         if self.aggregator.rounds < round_id.number:
             raise SealingRefused("no-state", "this client was away and does not know the adapter")
-        size = self.system.pipeline.size or len(self.aggregator.flat)
-        total = self.sealing.unseal(round_id, body, size)
         # A round that is in the state already is not taken in again, however often its sum is opened.
-        self.aggregator.apply(round_id, total)
+        if self.aggregator.rounds == round_id.number:
+            total = self.sealing.unseal(round_id, body, self.aggregator.size)
+            self.aggregator.apply(round_id, total)
         state = self.aggregator.to_bytes()
         self.store.put(_STATE, state)
-        return {"state": states.seal(state, self.aggregator.rounds)}
+        answer: Body = {"state": states.seal(state, self.aggregator.rounds), "size": self.aggregator.size}
+        return answer, self.aggregator.size
 
     def _finish(self, body: Body) -> Body:
         rounds = int(body["rounds"])

@@ -13,10 +13,11 @@ from typing import Any
 
 from privet.aggregate import Aggregator, state_schema
 from privet.client import Client
+from privet.codec_schedule import CodecSchedule
 from privet.engines.local import LocalEngine, Tap
 from privet.fixed_point import Field
 from privet.keys import ClientKeys, SecretStore, derive
-from privet.messages import OPEN, ROUND, schemas
+from privet.messages import ROUND, answer_schema, schemas
 from privet.pipeline import Floats
 from privet.resolve import Resolved
 from privet.sealing.base import Store
@@ -25,6 +26,7 @@ from privet.sealing.levels import Seal
 from privet.sealing.roster import Roster
 from privet.server import Server
 from privet.store import FolderStore, MemoryStore
+from privet.wire import Schema
 from privet.work import Workplace
 
 _TEST_ROOT = b"privet insecure test root"
@@ -92,7 +94,10 @@ class Federation:
 
 
 def sum_field(resolved: Resolved, size: int) -> Field:
-    """The field that holds a round's noisy sum with an overflow probability of at most 2^-40."""
+    """The field that holds a round's noisy sum with an overflow probability of at most 2^-40.
+
+    Sized for the uncompressed vector, whose grid is the finest: a smaller code needs no more bits.
+    """
     mechanism = resolved.system.mechanism
     has_share = resolved.system.pipeline.has_share
     return Field.for_sum(
@@ -108,6 +113,7 @@ def federate(
     places: Sequence[Workplace],
     secrets: Sequence[Secrets],
     initial: Floats,
+    schedule: CodecSchedule,
     *,
     run: str,
     save: Callable[[Server], None] = lambda server: None,
@@ -122,6 +128,7 @@ def federate(
         places: One a client, in the order of party numbers.
         secrets: Likewise.
         initial: Trained values at the start, float32 [D].
+        schedule: The codec of each round.
         run: Name of the run.
         save: Writes the server's checkpoint.
         observe: Told of each round.
@@ -129,33 +136,42 @@ def federate(
         tap: Sees every exchange of the local engine.
     """
     config, system = resolved.config, resolved.system
-    size = system.pipeline.size or len(initial)
     roster = Roster.in_memory([place.name for place in places], [s.identity for s in secrets])
     seal = Seal(
         config.sealing,
         run,
         roster,
-        sum_field(resolved, size),
+        sum_field(resolved, len(initial)),
         resolved.trust.min_survivors,
         config.insecure_test_seed is not None,
     )
     sealing = seal.server(server_store or MemoryStore())
-    summed = seal.sum_schema(size)
+    encrypted = seal.hands_sums_on
     state_bytes = state_schema(len(initial)).max_bytes()
-    messages = schemas(sealing, dimension=len(initial), size=size, state_bytes=state_bytes, summed=summed)
+    messages = schemas(sealing, dimension=len(initial), state_bytes=state_bytes, encrypted=encrypted)
+
+    def answer(size: int) -> Schema:
+        return answer_schema(sealing.sealed(size), encrypted=encrypted)
+
+    def kept(op: str, size: int) -> Schema:
+        return answer(size) if op == ROUND else messages[op].reply
+
+    def aggregator() -> Aggregator:
+        return Aggregator.fresh(resolved.compose, schedule, config.schedule.server, initial)
+
+    first = aggregator()
     weights = config.schedule.weights or (1.0,) * len(places)
     clients = {}
     for place, secret, weight in zip(places, secrets, weights, strict=True):
         # The roster sorts nothing: a party's number is its place in it.
         party = roster.party_of(secret.identity.public_key)
         clients[party] = Client(
-            system=system,
             place=place,
             keys=secret.keys,
             sealing=seal.client(secret.identity, secret.seal_root, secret.store),
             store=secret.store,
-            answers={op: messages[op].reply for op in (ROUND, OPEN) if op in messages},
-            aggregator=Aggregator.fresh(system, initial),
+            answers=kept,
+            aggregator=aggregator(),
             weight=weight,
         )
     server = Server(
@@ -167,7 +183,11 @@ def federate(
         survivors_demanded=resolved.trust.min_survivors,
         ledger=resolved.ledger(),
         dimension=len(initial),
-        aggregator=Aggregator.fresh(system, initial) if summed is None else None,
+        aggregator=None if encrypted else first,
+        messages=messages,
+        answer=answer,
+        summed=seal.sum_schema,
+        size=first.size,
         save=save,
         observe=observe,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from privet.codec_schedule import CodecSchedule
 from privet.config import Config, LocalConfig, LoraConfig, TopLayers
 from privet.data.load import load as load_data
 from privet.data.records import Dataset, Record
@@ -188,3 +189,26 @@ def public_clip_norm(material: Material, most: int = 256) -> float:
         for row in rows
     ]
     return float(np.median(norms))
+
+
+def codec_schedule(config: Config, material: Material) -> CodecSchedule:
+    """The codecs of a run, with gradients on the public records for those that follow them."""
+    trainer = material.trainer
+    updates = getattr(config.codec, "updates", 0)
+
+    def public(flat: Floats) -> Floats:
+        trainer.set_flat(flat)
+        chosen = material.public[:updates]
+        rows = [rows for _, rows in trainer.per_unit_gradients(chosen, trainer.micro_batch)]
+        return np.concatenate(rows) if rows else np.zeros((0, trainer.dimension), np.float32)
+
+    layout = [(tensor.name, tensor.shape) for tensor in trainer.backbone.layout.tensors]
+    return CodecSchedule(
+        config.codec,
+        layout,
+        config.seed,
+        config.schedule.rounds,
+        private=config.privacy is not None,
+        sealed=config.sealing.kind != "none",
+        public=public if material.public else None,
+    )

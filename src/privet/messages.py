@@ -7,8 +7,7 @@ clip fractions or exception texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from privet.aggregate import codec_fields
 from privet.sealing.base import Message, SealingServer
 from privet.sealing.state_seal import HASH_BYTES, most_sealed_bytes
 from privet.wire import Array, Blob, Schema, Text, Whole
@@ -19,32 +18,36 @@ _NUMBER = Whole(low=0)
 
 
 def schemas(
-    sealing: SealingServer, *, dimension: int, size: int, state_bytes: int, summed: Schema | None
-) -> Mapping[str, Message]:
-    """Question and answer of every operation of a run.
+    sealing: SealingServer, *, dimension: int, state_bytes: int, encrypted: bool
+) -> dict[str, Message]:
+    """Question and answer of every operation of a run, but for the answers whose length goes with the codec.
+
+    A contribution's length and a sum's are known only when a round's codec is, so their asks carry the schema.
 
     Args:
         sealing: Server half of the level, which knows its own operations.
         dimension: Trained values D, the length of the adapter in a question.
-        size: Values k in a contribution.
         state_bytes: Bytes of the server half's state.
-        summed: Schema of a sum that a designated client opens; ``None`` where the server opens it.
+        encrypted: Whether a designated client opens sums.
     """
     where = {"number": _NUMBER, "attempt": _NUMBER}
-    answer = sealing.sealed(size)
     enrol = Message(Schema({"run": Text(128), "dimension": _NUMBER}), Schema({"version": Text(32)}))
-    if summed is None:
-        adapter = Array("float32", (dimension,))
-        own = {ENROL: enrol, ROUND: Message(Schema({**where, "adapter": adapter}), answer)}
-        return {**sealing.messages(), **own}
+    nothing = Schema({})
+    if not encrypted:
+        adapter, codec = Array("float32", (dimension,)), codec_fields()
+        question = Schema({**where, "adapter": adapter, **codec}, optional=frozenset(codec))
+        return {**sealing.messages(), ENROL: enrol, ROUND: Message(question, nothing)}
     state, tag = Blob(most_sealed_bytes(state_bytes)), Blob(HASH_BYTES, HASH_BYTES)
-    first = frozenset({"state"})
+    question = Schema({**where, "state": state}, optional=frozenset({"state"}))
     return {
         **sealing.messages(),
         ENROL: enrol,
-        ROUND: Message(
-            Schema({**where, "state": state}, optional=first), Schema({**answer.fields, TAG: tag})
-        ),
-        OPEN: Message(summed, Schema({"state": state})),
+        ROUND: Message(question, nothing),
+        OPEN: Message(nothing, Schema({"state": state, "size": Whole(low=1)})),
         FINISH: Message(Schema({"rounds": _NUMBER, "state": state}), Schema({TAG: tag})),
     }
+
+
+def answer_schema(sealed: Schema, *, encrypted: bool) -> Schema:
+    """Schema of an answer to ``round``, from that of the sealed contribution."""
+    return Schema({**sealed.fields, TAG: Blob(HASH_BYTES, HASH_BYTES)}) if encrypted else sealed

@@ -47,7 +47,8 @@ class Optimiser:
         self.steps += 1
         rate = np.float32(c.learning_rate * min(1.0, self.steps / max(1, c.warmup_rounds)))
         if c.kind == "average":
-            return (parameters + rate * direction).astype(np.float32)
+            moved: Vector = (parameters + rate * direction).astype(np.float32)
+            return moved
         self.first = (c.momentum * self.first + (1 - c.momentum) * direction).astype(np.float32)
         if c.kind == "momentum":
             return (parameters + rate * self.first).astype(np.float32)

@@ -96,9 +96,9 @@ class Stage(Protocol):
 class CodecLike(Protocol):
     """What the pipeline needs of a codec."""
 
-    kind: str
-    dimension: int
-    size: int
+    @property
+    def size(self) -> int:
+        """Values k in a code."""
 
     def encode(self, batch: Floats) -> Floats:
         """float32 [b, D] -> float32 [b, k]."""

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from privet.sealing.base import Message
 
 Scalar: TypeAlias = bool | int | float | str
 Body: TypeAlias = dict[str, Scalar | bytes | NDArray[Any]]
@@ -28,6 +31,7 @@ class Ask:
         per_node: Bodies for single parties, by their number in the roster.
         to: Addressees; ``None`` is every enrolled party.
         timeout: Seconds after which a party counts as dropped out.
+        message: Schemas of question and answer, where they differ from round to round; the engine has the others.
     """
 
     op: str
@@ -35,6 +39,7 @@ class Ask:
     per_node: Mapping[int, Body] = field(default_factory=dict)
     to: tuple[int, ...] | None = None
     timeout: float = 600.0
+    message: Message | None = None
 
     def body_for(self, party: int) -> Body:
         """The body that goes to ``party``."""

@@ -40,6 +40,10 @@ class Resolved:
         """A new ledger for this run."""
         return open_ledger(self.config, self.trust)
 
+    def compose(self, codec: CodecLike | None) -> System:
+        """The same run with another codec: the grid follows the code's size, the noise multiplier stays."""
+        return compose(self.config, replace(self.facts, codec=codec))
+
     def planned(self) -> list[AnyRelease]:
         """All releases of a run that goes to its end without a retry."""
         return planned_releases(self.system, self.config.schedule.rounds)

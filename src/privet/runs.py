@@ -21,7 +21,7 @@ from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation, Secrets, federate
 from privet.keys import SecretStore
-from privet.material import Material, gather, public_clip_norm
+from privet.material import Material, codec_schedule, gather, public_clip_norm
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import privacy_statement
@@ -135,6 +135,7 @@ class _Run:
             places,
             secrets,
             material.trainer.backbone.initial_flat(),
+            codec_schedule(resolved.config, material),
             run=self._name(),
             save=self._save,
             observe=self._on_event,

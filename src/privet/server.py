@@ -8,7 +8,7 @@ needs. Nothing here knows how messages travel, and nothing here sees a contribut
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,9 @@ from privet.errors import PrivetError
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
 from privet.privacy.ledger import Ledger
 from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
-from privet.sealing.base import Opened, SealingServer
+from privet.sealing.base import Message, Opened, SealingServer
 from privet.systems.base import System
+from privet.wire import Schema
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Server:
     """Runs a system over its parties.
 
     Attributes:
-        system: The composition.
+        system: The composition at the start; its release is what every round is charged.
         rounds: Rounds T.
         attempts: Tries of one round.
         run: Name of the run, which enters signatures.
@@ -57,6 +58,10 @@ class Server:
         ledger: Releases so far.
         dimension: Trained values D.
         aggregator: The role behind the sum; ``None`` where a client has it, because the sum is encrypted.
+        messages: Schemas by operation.
+        answer: Schema of an answer to ``round`` with a number of values.
+        summed: Schema of a sum of a number of values, for the designated client.
+        size: Values in a contribution to the round that is due.
         sealed_state: The state as the designated client sealed it; the server passes it on and cannot read it.
         save: Writes a checkpoint; when it returns, the state survives a power failure.
         observe: Told of what happens, for people to look at.
@@ -72,10 +77,14 @@ class Server:
     ledger: Ledger
     dimension: int
     aggregator: Aggregator | None
+    messages: Mapping[str, Message]
+    answer: Callable[[int], Schema]
+    summed: Callable[[int], Schema | None]
     save: Callable[[Server], None]
     observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
     progress: Progress = field(default_factory=Progress)
     sealed_state: bytes = b""
+    size: int = 0
     _failures: int = 0
 
     def steps(self) -> Steps[Progress]:
@@ -135,7 +144,8 @@ class Server:
         if self.sealing.reveals_contributions:
             self._charge()
         question: Body = {"number": due.number, "attempt": due.attempt, **self._broadcast()}
-        replies = yield Ask(ROUND, question, to=parties)
+        message = Message(self.messages[ROUND].request, self.answer(self.size))
+        replies = yield Ask(ROUND, question, to=parties, message=message)
         if len(replies.ok) < self.survivors_demanded:
             raise RoundAborted(
                 f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
@@ -144,8 +154,7 @@ class Server:
         bodies = {party: dict(body) for party, body in replies.ok.items()}
         self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
         self._charge()
-        size = self.system.pipeline.size or self.dimension
-        opened = yield from self.sealing.open(due, size, bodies)
+        opened = yield from self.sealing.open(due, self.size, bodies)
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
         return Opened(opened.survivors, opened.total, opened.ciphertext, {**replies.failed, **opened.refused})
@@ -170,6 +179,7 @@ class Server:
         norm = None
         if self.aggregator is not None and opened.total is not None:
             norm = self.aggregator.apply(self.progress.round, opened.total)
+            self.size = self.aggregator.size
         else:
             yield from self._designate(opened)
         self.progress.number, self.progress.attempt = self.progress.number + 1, 0
@@ -178,11 +188,15 @@ class Server:
 
     def _designate(self, opened: Opened) -> Steps[None]:
         """Have the first survivor that answers open the sum and seal the new state."""
+        summed = self.summed(self.size)
         assert opened.ciphertext is not None, "a sum is opened here or handed on"
+        assert summed is not None, "a level that hands sums on has their schema"
+        message = Message(summed, self.messages[OPEN].reply)
         for party in opened.survivors:
-            replies = yield Ask(OPEN, opened.ciphertext, to=(party,))
+            replies = yield Ask(OPEN, opened.ciphertext, to=(party,), message=message)
             if party in replies.ok:
-                self.sealed_state = bytes(replies.ok[party]["state"])  # type: ignore[arg-type]  # Blob by the schema
+                answer: dict[str, Any] = dict(replies.ok[party])
+                self.sealed_state, self.size = answer["state"], answer["size"]
                 return
         raise RoundAborted("no survivor opened the sum")
 

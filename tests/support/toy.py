@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.codec_schedule import CodecSchedule
 from privet.config import Config, LocalConfig, parse
 from privet.federation import Federation, Secrets, federate
 from privet.resolve import resolve
@@ -104,4 +105,13 @@ def federation(config: Config, parts: Sequence[Sequence[ToyExample]], **options:
     assert config.insecure_test_seed is not None
     secrets = [Secrets.of_test_seed(config.insecure_test_seed, party) for party in range(len(parts))]
     places = [Workplace(f"silo{i}", ToyTrainer(), list(part), 16) for i, part in enumerate(parts)]
-    return federate(resolved, places, secrets, np.zeros(DIMENSION, np.float32), run="toy", **options)
+    schedule = CodecSchedule(
+        config.codec,
+        [("w", (DIMENSION,))],
+        config.seed,
+        config.schedule.rounds,
+        private=config.privacy is not None,
+        sealed=config.sealing.kind != "none",
+    )
+    initial = np.zeros(DIMENSION, np.float32)
+    return federate(resolved, places, secrets, initial, schedule, run="toy", **options)

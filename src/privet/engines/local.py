@@ -80,7 +80,7 @@ class LocalEngine:
         return Replies(ok, failed)
 
     def _exchange(self, ask: Ask, party: int, ok: dict[int, Body], failed: dict[int, str]) -> None:
-        message = self.messages[ask.op]
+        message = ask.message or self.messages[ask.op]
         question = wire.encode(ask.body_for(party), message.request)
         self.bytes_down += len(question)
         try:

@@ -105,6 +105,11 @@ class Seal:
             case CkksSealing():
                 return ckks.ckks_server(**common, floor=self.survivors)
 
+    @property
+    def hands_sums_on(self) -> bool:
+        """Whether the server cannot open sums and hands them to a designated client."""
+        return not isinstance(self.config, NoSealing | MaskedSealing)
+
     def sum_schema(self, count: int) -> Schema | None:
         """Schema of a sum that the server cannot open and hands to a client; ``None`` where it opens it."""
         match self.config:

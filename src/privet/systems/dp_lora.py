@@ -32,7 +32,8 @@ def dp_lora(config: Config, facts: Facts, privacy: PrivacyConfig) -> System:
     weights = facts.total_weight(config.schedule.weights)
     if privacy.unit == "record":
         rate, batch = config.schedule.sampling_rate, config.schedule.expected_batch
-        assert rate is not None and batch is not None, "config_rules demands both"
+        assert rate is not None, "config_rules demands it"
+        assert batch is not None, "config_rules demands it"
         mechanism = GaussianMechanism(facts.clip_norm, facts.noise_multiplier, facts.dimension, floor=1)
         step = Pipeline(noised(mechanism, denominator=batch, units=BATCH_HEADROOM * batch))
         work: LocalDpSgd | LocalUpdate = LocalDpSgd(SampledGradients(rate), step, local)

@@ -28,7 +28,8 @@ def hedge(config: Config, facts: Facts, privacy: PrivacyConfig) -> System:
     mechanism = GaussianMechanism(facts.clip_norm, facts.noise_multiplier, facts.size, facts.floor)
     if privacy.unit == "record":
         rate, batch = config.schedule.sampling_rate, config.schedule.expected_batch
-        assert rate is not None and batch is not None, "config_rules demands both"
+        assert rate is not None, "config_rules demands it"
+        assert batch is not None, "config_rules demands it"
         work: SampledGradients | LocalUpdate = SampledGradients(rate)
         stages = noised(mechanism, denominator=batch, units=BATCH_HEADROOM * batch)
         release = mechanism.release("sum of sampled records' gradients", sampling=Sampling.poisson(rate))

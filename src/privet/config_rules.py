@@ -56,13 +56,6 @@ def _record_level_needs_sampling(c: Config) -> Iterator[Row]:
         yield "schedule.sampling_rate", "is missing for unit record", None, "the Poisson rate q, e.g. 0.02"
     if c.schedule.expected_batch is None:
         yield "schedule.expected_batch", "is missing for unit record", None, "a public denominator, e.g. 256"
-    if c.privacy.relation == "replace-one":
-        yield (
-            "privacy.relation",
-            "Poisson sampling is accounted under add-remove and zero-out only",
-            c.privacy.relation,
-            "add-remove, zero-out",
-        )
 
 
 def _client_level_is_zero_out(c: Config) -> Iterator[Row]:
@@ -101,8 +94,45 @@ def _noise_shares_need_a_seal(c: Config) -> Iterator[Row]:
 def _faithful_needs_its_seal(c: Config) -> Iterator[Row]:
     if c.system.kind == "fedshield" and c.system.faithful and c.sealing.kind != "ckks":
         yield "sealing.kind", "the faithful setting encrypts with CKKS", c.sealing.kind, "ckks"
+    if c.system.kind == "fedshield" and c.system.faithful and c.codec.kind != "identity":
+        yield "codec.kind", "the faithful setting prunes by system.own_mask", c.codec.kind, "identity"
     if c.system.kind == "fedshield" and c.system.faithful and c.privacy is not None:
         yield "privacy", "the faithful setting has no noise", "set", "absent, or faithful: false"
+
+
+def _fedshield_protects_clients(c: Config) -> Iterator[Row]:
+    if c.system.kind == "fedshield" and c.privacy is not None and c.privacy.unit != "client":
+        yield "privacy.unit", "fedshield adds noise to whole updates", c.privacy.unit, "client"
+
+
+def _faithful_dp_lora(c: Config) -> Iterator[Row]:
+    if (
+        c.system.kind == "dp_lora"
+        and c.system.faithful
+        and c.privacy is not None
+        and c.privacy.unit != "client"
+    ):
+        yield (
+            "privacy.unit",
+            "the faithful setting clips the gradient of a batch: a single record can change all of it, so it has no "
+            "bound of its own, only that of the client",
+            c.privacy.unit,
+            "client, or faithful: false",
+        )
+
+
+def _codec_is_possible(c: Config) -> Iterator[Row]:
+    if c.codec.kind == "autoencoder":
+        yield (
+            "codec.kind",
+            "needs stage 1 of dr_encoder, which this version does not have",
+            c.codec.kind,
+            "identity, prune, random_projection, count_sketch, top_k, row_pca, public_subspace",
+        )
+    if c.codec.error_feedback:
+        yield "codec.error_feedback", "is not wired into runs in this version", True, "false"
+    if c.sealing.kind != "none" and c.codec.kind == "top_k" and c.codec.support == "client":
+        yield "codec.support", "supports that clients choose do not line up under a seal", "client", "public"
 
 
 def _threshold(c: Config) -> Iterator[Row]:
@@ -138,6 +168,9 @@ RULES: tuple[Rule, ...] = (
     _weights_are_public_shares,
     _noise_shares_need_a_seal,
     _faithful_needs_its_seal,
+    _fedshield_protects_clients,
+    _faithful_dp_lora,
+    _codec_is_possible,
     _threshold,
     _colluders_leave_a_share,
 )

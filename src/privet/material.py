@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from privet.codec_schedule import CodecSchedule
 from privet.config import Config, LocalConfig, LoraConfig, TopLayers
@@ -20,7 +21,7 @@ from privet.data.load import load as load_data
 from privet.data.records import Dataset, Record
 from privet.errors import PrivetError
 from privet.local_training import train_locally
-from privet.lora import LoraSpec
+from privet.lora import AdapterLayout, LoraSpec
 from privet.models import LoadedModel, load_model
 from privet.pipeline import Floats
 from privet.prefix_cache import PrefixCache
@@ -212,3 +213,12 @@ def codec_schedule(config: Config, material: Material) -> CodecSchedule:
         sealed=config.sealing.kind != "none",
         public=public if material.public else None,
     )
+
+
+def factors_of(layout: AdapterLayout) -> tuple[NDArray[np.int64], ...]:
+    """Positions of all trained A and of all trained B in the flat vector; one entry if A is frozen."""
+    kinds = [
+        [np.arange(t.start, t.stop, dtype=np.int64) for t in layout.tensors if f"lora_{kind}" in t.name]
+        for kind in "AB"
+    ]
+    return tuple(np.concatenate(parts) for parts in kinds if parts)

@@ -9,6 +9,7 @@ follows the rounding, and nothing follows the noise but the seal.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -142,6 +143,37 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class ClipGroups:
+    """Each group of coordinates to an L2 norm of at most ``group_norm`` (arXiv 2312.17493 clips factor by factor).
+
+    Attributes:
+        group_norm: Bound C of each group.
+        groups: Positions of each group, which together are all coordinates.
+    """
+
+    group_norm: float
+    groups: tuple[NDArray[np.int64], ...]
+    role: Role = Role.CLIP
+
+    @property
+    def norm(self) -> float:
+        """Bound of the whole row: sqrt(groups) C."""
+        return self.group_norm * math.sqrt(len(self.groups))
+
+    def forward(self, value: Floats, unit_ids: tuple[str, ...], passing: Pass) -> Floats:
+        """float32 [b, D] -> float32 [b, D]; a row that is not finite in one group is zero in that group."""
+        clipped = np.zeros_like(value)
+        for group in self.groups:
+            clipped[:, group], zeroed = clip_rows(value[:, group], self.group_norm)
+            passing.count("zeroed_nonfinite", zeroed)
+        return clipped
+
+    def backward(self, value: Floats) -> Floats:
+        """Nothing to undo."""
+        return value
+
+
+@dataclass(frozen=True)
 class Round:
     """Rows to integers on the public grid, and the mean of the opened sum back to reals.
 
@@ -188,6 +220,9 @@ class Share:
         return value
 
 
+AnyStage: TypeAlias = Encode | Clip | ClipGroups | Round | Share
+
+
 class Pipeline:
     """Stages in the one sound order.
 
@@ -196,7 +231,7 @@ class Pipeline:
             and rounds.
     """
 
-    def __init__(self, stages: Sequence[Encode | Clip | Round | Share]) -> None:
+    def __init__(self, stages: Sequence[AnyStage]) -> None:
         roles = [stage.role for stage in stages]
         names = " → ".join(role.name.lower() for role in roles)
         allowed = "encode* → clip? → round → share?"
@@ -213,7 +248,7 @@ class Pipeline:
         self._sum_stages = [s for s in stages if isinstance(s, Share)]
         self.rounding = next(s for s in stages if isinstance(s, Round))
         for share in (s for s in stages if isinstance(s, Share)):
-            clip = next(s for s in stages if isinstance(s, Clip))
+            clip = next(s for s in stages if isinstance(s, Clip | ClipGroups))
             if share.mechanism.clip_norm != clip.norm or share.mechanism.grid != self.rounding.grid:
                 raise PrivetError(
                     "clip, grid and noise belong to different mechanisms", field="pipeline", given=names

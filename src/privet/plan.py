@@ -11,6 +11,9 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privet.config import Config, parse
 from privet.data.load import load as load_data
 from privet.data.records import Dataset
@@ -34,6 +37,7 @@ class ModelSize:
     parameters: int
     layer_parameters: int
     dimension: int
+    factors: tuple[NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
         config = with_target(config, target_epsilon)
     dataset = load_data(config.data)
     size = model_size(config)
-    resolved = resolve(config, dimension=size.dimension, parties=len(dataset.silos))
+    resolved = resolve(config, dimension=size.dimension, parties=len(dataset.silos), factors=size.factors)
     values = resolved.system.pipeline.size or size.dimension
     sealing = forecast(
         config.sealing,
@@ -199,7 +203,7 @@ def model_size(config: Config) -> ModelSize:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from privet.lora_layers import layout_of
-    from privet.material import lora_spec
+    from privet.material import factors_of, lora_spec
     from privet.models import resolve as find
 
     source = find(config.model)
@@ -220,7 +224,8 @@ def model_size(config: Config) -> ModelSize:
         ) from None
     total = sum(p.numel() for p in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
-    return ModelSize(total, total - embedding, layout_of(model, lora_spec(config.lora)).dimension)
+    layout = layout_of(model, lora_spec(config.lora))
+    return ModelSize(total, total - embedding, layout.dimension, factors_of(layout))
 
 
 def _refusals(resolved: Resolved, dataset: Dataset) -> list[str]:

@@ -7,6 +7,10 @@ trust model the target epsilon, for all planned releases together.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from privet.config import Config, PrivacyConfig
 from privet.errors import PrivetError
@@ -15,6 +19,8 @@ from privet.privacy.events import AnyRelease, NoGuarantee
 from privet.privacy.ledger import Ledger
 from privet.privacy.observers import TrustModel
 from privet.systems import Facts, System, compose
+
+Factors: TypeAlias = tuple[NDArray[np.int64], ...]
 
 NO_PRIVACY = PrivacyConfig(unit="client", relation="zero-out", noise_multiplier=1.0)
 """What a ledger is opened with where no guarantee is asked for; its only entries say that there is none."""
@@ -91,7 +97,13 @@ def trust_model(config: Config, parties: int) -> TrustModel:
 
 
 def resolve(
-    config: Config, *, dimension: int, parties: int, clip_norm: float = 1.0, codec: CodecLike | None = None
+    config: Config,
+    *,
+    dimension: int,
+    parties: int,
+    clip_norm: float = 1.0,
+    codec: CodecLike | None = None,
+    factors: Factors = (),
 ) -> Resolved:
     """Fill in what a configuration leaves open, and compose.
 
@@ -101,12 +113,19 @@ def resolve(
         parties: Enrolled clients.
         clip_norm: Clip norm for ``privacy.clip_norm: public``; epsilon does not depend on it.
         codec: The codec, or ``None`` for the identity.
+        factors: Positions of each kind of factor; all values are one factor when absent.
 
     Raises:
         PrivetError: if no noise reaches the target, or the composition is unsound.
     """
     trust = trust_model(config, parties)
-    facts = Facts(dimension=dimension, parties=parties, floor=trust.floor, codec=codec)
+    facts = Facts(
+        dimension=dimension,
+        parties=parties,
+        floor=trust.floor,
+        codec=codec,
+        factors=factors or (np.arange(dimension, dtype=np.int64),),
+    )
     privacy = config.privacy
     if privacy is None:
         return Resolved(config, facts, compose(config, facts), trust)

@@ -21,7 +21,7 @@ from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation, Secrets, federate
 from privet.keys import SecretStore
-from privet.material import Material, codec_schedule, gather, public_clip_norm
+from privet.material import Material, codec_schedule, factors_of, gather, public_clip_norm
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import privacy_statement
@@ -106,7 +106,11 @@ class _Run:
             self.observe("stage", {"name": "measuring the clip norm on public records"})
             clip = self._kept("clip_norm", lambda: public_clip_norm(material))
         return resolve(
-            self.config, dimension=material.trainer.dimension, parties=len(material.silos), clip_norm=clip
+            self.config,
+            dimension=material.trainer.dimension,
+            parties=len(material.silos),
+            clip_norm=clip,
+            factors=factors_of(material.trainer.backbone.layout),
         )
 
     def _kept(self, name: str, make: Callable[[], float]) -> float:

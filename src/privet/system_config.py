@@ -32,15 +32,14 @@ class HedgeConfig(_System):
     kind: Literal["hedge"] = "hedge"
 
 
-class PruningSchedule(BaseModel):
-    """Share of coordinates that is pruned, rising linearly from ``start`` to ``end`` (arXiv 2506.05640, section 4)."""
+class OwnMask(BaseModel):
+    """What the faithful setting prunes: each client the smallest coordinates of its own update, sent as zeros."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     start_round: int = Field(40, ge=0, description="Round before which nothing is pruned.")
     start: float = Field(0.2, ge=0, lt=1, description="Share pruned at the start round.")
-    end: float = Field(0.5, ge=0, lt=1, description="Share pruned at most: the cap.")
-    end_round: int | None = Field(None, ge=0, description="Round that reaches the cap; the last when absent.")
+    end: float = Field(0.5, ge=0, lt=1, description="Share pruned in the last round.")
 
 
 class FedShieldConfig(_System):
@@ -50,7 +49,10 @@ class FedShieldConfig(_System):
     faithful: bool = Field(
         False, description="As the paper does it: each client its own mask, dense CKKS ciphertexts."
     )
-    pruning: PruningSchedule = Field(default_factory=PruningSchedule, description="When how much is pruned.")
+    own_mask: OwnMask = Field(
+        default_factory=OwnMask,
+        description="Pruning of the faithful setting; the sound one prunes with `codec: {kind: prune}`.",
+    )
 
 
 SystemConfig = Annotated[

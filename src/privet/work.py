@@ -7,7 +7,7 @@ already post-processing of noised sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -39,6 +39,9 @@ class Trainer(Protocol):
         self, examples: Sequence[ExampleLike], micro_batch: int
     ) -> Iterator[tuple[tuple[str, ...], Floats]]:
         """Names and gradients float32 [b, D] of the records' mean NLL, micro-batch by micro-batch."""
+
+    def mean_gradient(self, examples: Sequence[ExampleLike]) -> Floats:
+        """Gradient of the mean loss over the records, float32 [D]."""
 
     def train_locally(
         self, flat: Floats, examples: Sequence[ExampleLike], local: LocalConfig, seed: bytes
@@ -103,15 +106,44 @@ class SampledGradients:
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """Train locally; the whole update is one unit (McMahan et al. 2017, Algorithm 1)."""
+    """Train locally; the whole update is one unit (McMahan et al. 2017, Algorithm 1).
+
+    Attributes:
+        local: Number and size of the steps.
+        own_mask: Share of its coordinates, the smallest ones, that a client sends as zeros in a round
+            (arXiv 2506.05640 as published; it tells which coordinates moved, and saves no byte).
+    """
 
     local: LocalConfig
+    own_mask: Callable[[int], float] | None = None
 
     def units(self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass) -> Iterator[Units]:
         """One unit, [1, D]; a client without records gives none."""
         if place.examples:
             trained = place.trainer.train_locally(flat, place.examples, self.local, keys.order(passing.scope))
-            yield Units((place.name,), (trained - flat)[None, :])
+            update = trained - flat
+            if self.own_mask is not None:
+                dropped = round(self.own_mask(passing.round.number) * len(update))
+                update[np.argsort(np.abs(update), kind="stable")[:dropped]] = 0
+            yield Units((place.name,), update[None, :])
+
+
+@dataclass(frozen=True)
+class BatchGradient:
+    """The mean gradient of a batch as one unit, as arXiv 2312.17493 clips it: the unit it could protect is a client."""
+
+    batch_size: int
+
+    def units(self, place: Workplace, flat: Floats, keys: SecretRandomness, passing: Pass) -> Iterator[Units]:
+        """One unit, [1, D], of a batch drawn without replacement in an order of its own."""
+        if place.examples:
+            place.trainer.set_flat(flat)
+            order = np.random.Generator(
+                np.random.Philox(key=int.from_bytes(keys.order(passing.scope)[:16], "big"))
+            )
+            chosen = order.permutation(len(place.examples))[: self.batch_size]
+            gradient = place.trainer.mean_gradient([place.examples[i] for i in chosen])
+            yield Units((place.name,), -gradient[None, :])
 
 
 @dataclass(frozen=True)
@@ -126,7 +158,7 @@ class LocalDpSgd:
         local: Number and size of the steps.
     """
 
-    gradients: SampledGradients
+    gradients: SampledGradients | BatchGradient
     step: Pipeline
     local: LocalConfig
 

@@ -51,6 +51,9 @@ class ToyTrainer:
         residual = np.float32(np.dot(e.x, self.flat) - np.float32(e.y))
         return (residual * e.x).astype(np.float32)
 
+    def mean_gradient(self, examples: Sequence[Any]) -> Floats:
+        return np.mean([self._gradient(e) for e in examples], axis=0).astype(np.float32)
+
     def train_locally(self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes) -> Floats:
         values = flat.copy()
         for _ in range(local.steps):

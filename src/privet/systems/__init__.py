@@ -9,7 +9,9 @@ from __future__ import annotations
 from privet.config import Config
 from privet.systems.base import Facts, System
 from privet.systems.dp_lora import dp_lora
+from privet.systems.dp_lora_faithful import dp_lora_faithful
 from privet.systems.fedavg import fedavg
+from privet.systems.fedshield import fedshield
 from privet.systems.hedge import hedge
 
 __all__ = ["Facts", "System", "compose"]
@@ -23,7 +25,11 @@ def compose(config: Config, facts: Facts) -> System:
     """
     if config.system.kind == "fedavg":
         return fedavg(config, facts)
+    if config.system.kind == "fedshield":
+        return fedshield(config, facts)
     assert config.privacy is not None, "config_rules demands it"
+    if config.system.kind == "dp_lora" and config.system.faithful:
+        return dp_lora_faithful(config, facts, config.privacy)
     if config.system.kind == "dp_lora":
         return dp_lora(config, facts, config.privacy)
     return hedge(config, facts, config.privacy)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privet.config import OptimiserConfig
 from privet.mechanism import GaussianMechanism
 from privet.pipeline import CodecLike, Pipeline
@@ -58,6 +61,7 @@ class Facts:
         clip_norm: Clip norm C, resolved; unused where nothing is clipped.
         noise_multiplier: Noise multiplier, calibrated; unused where nothing is noised.
         codec: The codec, or ``None`` for the identity.
+        factors: Positions of the trained values of each kind of factor (A, B), for clipping factor by factor.
     """
 
     dimension: int
@@ -66,6 +70,7 @@ class Facts:
     clip_norm: float = 1.0
     noise_multiplier: float = 1.0
     codec: CodecLike | None = None
+    factors: tuple[NDArray[np.int64], ...] = ()
 
     @property
     def size(self) -> int:

@@ -2,11 +2,15 @@
 
 It holds no secret: noise and sampling keys, identities and seals stay in the clients' folders. Under an encrypted level
 it holds no adapter either, only the state as a client sealed it.
+
+    SHA-256 of the rest (32 bytes) | hash of the configuration (64 characters) | message
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from privet import wire
@@ -19,13 +23,13 @@ from privet.sealing.state_seal import most_sealed_bytes
 from privet.server import Progress, Server
 
 FILE = "checkpoints/server.bin"
+_DIGEST_BYTES, _CONFIG_BYTES = 32, 64
 _MAX_LEDGER_BYTES = 1 << 24
 
 
 def _schema(dimension: int) -> wire.Schema:
     whole = wire.Whole(low=0)
     fields: dict[str, Any] = {
-        "config": wire.Text(64),
         "number": whole,
         "attempt": whole,
         "charged": wire.Flag(),
@@ -53,7 +57,6 @@ def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, An
     progress = server.progress
     charged = progress.charged or RoundId(0, 0)
     body: Body = {
-        "config": config,
         "number": progress.number,
         "attempt": progress.attempt,
         "charged": progress.charged is not None,
@@ -66,7 +69,8 @@ def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, An
         "bytes_down": int(totals["bytes_down"]),
         "seconds": float(totals["seconds"]),
     }
-    folder.write(FILE, wire.encode(body, _schema(server.dimension)))
+    content = config.encode() + wire.encode(body, _schema(server.dimension))
+    folder.write(FILE, hashlib.sha256(content).digest() + content)
 
 
 def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any] | None:
@@ -81,29 +85,43 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     path = folder / FILE
     if not path.exists():
         return None
+    raw = path.read_bytes()
+    digest, content = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise _unusable(path, "its SHA-256 does not match")
+    held = content[:_CONFIG_BYTES].decode()
+    if held != config:
+        raise other_configuration(path, held, config)
     try:
-        body: dict[str, Any] = dict(wire.decode(path.read_bytes(), _schema(server.dimension)))
-        if body["config"] != config:
-            raise PrivetError(
-                "belongs to another configuration",
-                field=str(path),
-                given=f"configuration {str(body['config'])[:12]}…",
-                allowed=f"configuration {config[:12]}…",
-                hint="resume with the configuration in the run's folder, or start a new run with --out",
-            )
+        body: dict[str, Any] = dict(wire.decode(content[_CONFIG_BYTES:], _schema(server.dimension)))
         if server.aggregator is None:
             server.sealed_state = body["state"]
         else:
             server.aggregator.restore(body["state"])
         server.ledger = Ledger.from_json(json.loads(body["ledger"]))
-    except wire.WireError as error:
-        raise PrivetError(
-            "is damaged or of another version",
-            field=str(path),
-            given=str(error),
-            hint="start the run anew; what was released stays released",
-        ) from None
+    except (wire.WireError, PrivetError) as error:
+        raise _unusable(path, str(error)) from None
     server.size = body["size"]
     charged = RoundId(body["charged_number"], body["charged_attempt"]) if body["charged"] else None
     server.progress = Progress(body["number"], body["attempt"], charged)
     return {name: body[name] for name in ("bytes_up", "bytes_down", "seconds")}
+
+
+def other_configuration(path: Path, held: str, asked: str) -> PrivetError:
+    """What a person is told who resumes a run with another configuration than it was started with."""
+    return PrivetError(
+        "belongs to another configuration",
+        field=str(path),
+        given=f"configuration {asked[:12]}…",
+        allowed=f"configuration {held[:12]}…, with which the run was started",
+        hint="resume with the config.yaml of the run's folder, or start a new run with --out",
+    )
+
+
+def _unusable(path: Path, reason: str) -> PrivetError:
+    return PrivetError(
+        "is damaged or of another version",
+        field=str(path),
+        given=reason,
+        hint="start the run anew with --fresh or another --out; what was released stays released",
+    )

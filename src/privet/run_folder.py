@@ -5,6 +5,7 @@
     rounds.jsonl metrics.jsonl log.txt        what happened
     checkpoints/ clients/                     what a resumed run needs; clients/ is secret (0700, files 0600)
     adapter/ report.html                      the result
+    .privet-run                               says that this is a run's folder, and is locked while a process has it
 
 A checkpoint replaces its predecessor by rename after an fsync, so there is always a whole one. ``rounds.jsonl`` is
 written before the checkpoint; rows beyond the checkpoint are dropped when a run resumes.
@@ -12,13 +13,16 @@ written before the checkpoint; rows beyond the checkpoint are dropped when a run
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +34,8 @@ from privet.errors import PrivetError
 
 PACKAGES = ("privet", "torch", "transformers", "numpy", "scipy", "dp-accounting", "cryptography", "tenseal")
 MARK = "resolved.yaml"
+SIGN = ".privet-run"
+_BEING_CLEARED = b"being cleared"
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,32 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, fresh: bool = False) -> RunFolder:
-        """A new, empty folder.
+        """A new folder, or with ``fresh`` that of an older run, which :meth:`clear` empties.
 
         Raises:
             PrivetError: if something is there already and ``fresh`` is false, or what is there is no run.
         """
+        if path.exists() and not path.is_dir():
+            raise PrivetError("is a file", field="--out", given=path, allowed="a folder", hint="name another")
         if path.exists() and any(path.iterdir()):
             if not fresh:
                 raise PrivetError(
-                    "a run is there already",
+                    "a run is there already" if _is_run(path) else "the folder is not empty",
                     field="--out",
                     given=path,
                     allowed="a new folder",
-                    hint="--resume goes on with it, --fresh throws it away, --out names another",
+                    hint="--resume goes on with a run, --fresh throws it away, --out names another folder",
                 )
-            if not (path / MARK).exists():
+            if not _is_run(path):
                 raise PrivetError(
-                    "is not the folder of a run, so it is not thrown away", field="--out", given=path
+                    "is not the folder of a run, so it is not thrown away",
+                    field="--out",
+                    given=path,
+                    allowed="a new folder, or that of a run",
+                    hint="name another folder with --out",
                 )
-            shutil.rmtree(path)
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / SIGN).touch(mode=0o600)
         return cls(path)
 
     @classmethod
@@ -67,13 +79,60 @@ class RunFolder:
         """The folder of an existing run.
 
         Raises:
-            PrivetError: if there is none.
+            PrivetError: if there is none, or it was being thrown away.
         """
-        if not (path / MARK).exists():
+        if not _is_run(path):
             raise PrivetError(
-                "is not the folder of a run", field="run", given=path, hint="`privet ls` lists the runs here"
+                "is not the folder of a run",
+                field="run",
+                given=path,
+                hint="`privet ls` lists the runs here; without --resume a new run starts",
+            )
+        sign = path / SIGN
+        if sign.exists() and sign.read_bytes() == _BEING_CLEARED:
+            raise PrivetError(
+                "was being thrown away when its process ended, and is no longer whole",
+                field="run",
+                given=path,
+                hint="--fresh starts the run anew in this folder",
             )
         return cls(path)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps two processes from running in one folder; a kill releases the lock.
+
+        Raises:
+            PrivetError: if another process has it.
+        """
+        descriptor = os.open(self.path / SIGN, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise PrivetError(
+                    "another process is running it",
+                    field=str(self.path),
+                    hint="wait for it or stop it; --out names another folder",
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        """Throw away everything in the folder; to be called by who is :meth:`alone` in it.
+
+        A kill in between leaves a folder that :meth:`open` refuses: a run without some of its clients' memories could
+        answer a round twice.
+        """
+        sign = self.path / SIGN
+        _write_durably(sign, _BEING_CLEARED)
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != sign:
+                path.unlink()
+        _write_durably(sign, b"")
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -89,28 +148,16 @@ class RunFolder:
         raw = data.encode() if isinstance(data, str) else data
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_durably(temporary, raw)
             os.replace(temporary, target)
-            descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync_folder(target.parent)
         except OSError as e:
             temporary.unlink(missing_ok=True)
-            raise PrivetError(
-                "cannot be written",
-                field=str(target),
-                given=e.strerror,
-                hint="free space or mend the permissions, then `privet run --resume`; nothing is lost",
-            ) from None
+            raise unwritable(e, target) from None
 
     def write_json(self, name: str, value: Any) -> None:
         """Replace a JSON file, readable by people."""
-        self.write(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.write(name, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the run.
@@ -128,17 +175,19 @@ class RunFolder:
             ) from None
 
     def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add one line of JSON."""
+        """Add one line of JSON; when this returns it has reached the disk.
+
+        Raises:
+            PrivetError: if the disk is full or read-only.
+        """
+        path = self.path / name
         try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(_line(row))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as e:
-            raise PrivetError(
-                "cannot be written",
-                field=str(self.path / name),
-                given=e.strerror,
-                hint="free space and resume",
-            ) from None
+            raise unwritable(e, path) from None
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The lines of a JSON-lines file; a last line that a kill cut off is left out."""
@@ -155,8 +204,49 @@ class RunFolder:
 
     def keep_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Replace a JSON-lines file by ``rows``."""
-        text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        self.write(name, text)
+        self.write(name, "".join(map(_line, rows)))
+
+
+def unwritable(error: OSError, path: Path | str) -> PrivetError:
+    """What a person is told of a disk that is full, read-only or otherwise closed."""
+    return PrivetError(
+        "cannot be written",
+        field=str(path),
+        given=error.strerror or str(error),
+        hint="free space or mend the permissions, then `privet run` again with --resume; no finished round is lost",
+    )
+
+
+def _is_run(path: Path) -> bool:
+    return (path / SIGN).is_file() or (path / MARK).is_file()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as null: JSON has no word for them, and a run that diverged must end whole."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def config_hash(config: Config) -> str:

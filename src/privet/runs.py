@@ -6,7 +6,7 @@ was under way, and never leads to a second noise draw on the same answer.
 
 from __future__ import annotations
 
-import os
+import errno
 import secrets as system_secrets
 import time
 from collections.abc import Callable, Iterator
@@ -26,13 +26,16 @@ from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import privacy_statement
 from privet.resolve import Resolved, resolve
-from privet.run_folder import RunFolder, config_hash, describe_environment, write_configs
+from privet.run_folder import RunFolder, config_hash, describe_environment, unwritable, write_configs
 from privet.server import Server
 from privet.store import FolderStore
 from privet.work import Workplace
 
 Observe = Callable[[str, dict[str, Any]], None]
 SCHEMA = 1
+_DISK = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+)
 INSECURE = "insecure_test_seed is set: all secrets follow from a number in the configuration"
 
 
@@ -66,39 +69,48 @@ def start(
     Raises:
         PrivetError: for everything that a person can mend.
     """
+    if resume and out is None:
+        raise PrivetError(
+            "does not say which run to go on with", field="--resume", hint="name its folder with --out"
+        )
     path = out or default_folder(config)
-    folder = RunFolder.open(path) if resume else RunFolder.create(path, fresh=fresh)
-    with _alone(folder):
-        if not resume:
-            folder.write_json("env.json", describe_environment())
-        return _Run(config, source_text, folder, resume, observe).go()
+    with _disk_errors(path):
+        folder = RunFolder.open(path) if resume else RunFolder.create(path, fresh=fresh)
+        with folder.alone():
+            if fresh:
+                folder.clear()
+            if not (folder / "env.json").exists():
+                folder.write_json("env.json", describe_environment())
+            return _Run(config, source_text, folder, observe).go()
 
 
 class _Run:
     """One run on its way."""
 
-    def __init__(
-        self, config: Config, source_text: str, folder: RunFolder, resume: bool, observe: Observe
-    ) -> None:
-        self.config, self.source_text, self.folder, self.resume = config, source_text, folder, resume
-        self.observe = observe
+    def __init__(self, config: Config, source_text: str, folder: RunFolder, observe: Observe) -> None:
+        self.config, self.source_text, self.folder, self.observe = config, source_text, folder, observe
         self.totals: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
 
     def go(self) -> dict[str, Any]:
         """All of it, in order."""
         material = gather(self.config, self.observe)
         resolved = self._resolve(material)
-        write_configs(self.folder, self.source_text, resolved.config)
+        self._claim(resolved.config)
         federation = self._federate(resolved, material)
         trainer = material.trainer
-        if not self.folder.rows("metrics.jsonl"):
+        if not any(row["when"] == "before" for row in self.folder.rows("metrics.jsonl")):
             self._measure(material, "before", None, trainer.backbone.initial_flat())
         self._run(federation, material)
-        self.folder.keep_rows(
-            "metrics.jsonl", [row for row in self.folder.rows("metrics.jsonl") if row["when"] != "after"]
-        )
         self._measure(material, "after", None, federation.flat)
         return self._finish(resolved, federation, material)
+
+    def _claim(self, config: Config) -> None:
+        """Write the configuration down, before anything depends on it; a folder serves one configuration only."""
+        self.hash, file = config_hash(config), "checkpoints/config.json"
+        if (self.folder / file).exists() and (held := str(self.folder.read_json(file))) != self.hash:
+            raise checkpoint.other_configuration(self.folder.path, held, self.hash)
+        self.folder.write_json(file, self.hash)
+        write_configs(self.folder, self.source_text, config)
 
     def _resolve(self, material: Material) -> Resolved:
         clip = 1.0
@@ -134,6 +146,15 @@ class _Run:
             Workplace(name, material.trainer, examples, self.config.engine.micro_batch)
             for name, examples in material.silos.items()
         ]
+        weights = self.config.schedule.weights
+        if weights is not None and len(weights) != len(places):
+            raise PrivetError(
+                "does not fit the clients",
+                field="schedule.weights",
+                given=f"{len(weights)} weights",
+                allowed=f"{len(places)}, one for each of {', '.join(material.silos)}",
+                hint="give as many weights as there are clients, or leave them out",
+            )
         federation = federate(
             resolved,
             places,
@@ -146,8 +167,7 @@ class _Run:
             server_store=FolderStore(SecretStore(self.folder / "checkpoints" / "sealing")),
         )
         self.federation = federation
-        totals = checkpoint.restore(self.folder, federation.server, config=config_hash(resolved.config))
-        self.hash = config_hash(resolved.config)
+        totals = checkpoint.restore(self.folder, federation.server, config=self.hash)
         if totals is not None:
             self.totals = totals
         federation.engine.bytes_up = self.totals["bytes_up"]
@@ -219,8 +239,14 @@ class _Run:
         if not material.test:
             return
         self.observe("stage", {"name": f"measuring on public test records ({when})"})
-        for row in measure(material, flat, self.config.engine.micro_batch):
-            self.folder.append("metrics.jsonl", {"schema": SCHEMA, "when": when, "round": number, **row})
+        new = [
+            {"schema": SCHEMA, "when": when, "round": number, **row}
+            for row in measure(material, flat, self.config.engine.micro_batch)
+        ]
+        # All silos' rows at once, in place of older ones: a kill leaves no half, a repeated round no double.
+        rows = self.folder.rows("metrics.jsonl")
+        kept = [row for row in rows if (row["when"], row["round"]) != (when, number)]
+        self.folder.keep_rows("metrics.jsonl", [*kept, *new])
 
     def _finish(self, resolved: Resolved, federation: Federation, material: Material) -> dict[str, Any]:
         server = federation.server
@@ -280,18 +306,19 @@ def _epsilon_rows(statement: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Keeps two processes from running in one folder; a kill releases the lock."""
-    import fcntl
+def _disk_errors(path: Path) -> Iterator[None]:
+    """A disk that is full or read-only, wherever it is met: in a client's folder, the log, the adapter."""
+    from safetensors import SafetensorError
 
-    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise PrivetError(
-            "another process is running it", field=str(folder.path), hint="wait for it, or stop it"
-        ) from None
-    else:
         yield
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise unwritable(error, error.filename or path) from None
+    except SafetensorError as error:
+        if "I/O error" not in str(error):
+            raise
+        # Its message is the operating system's, behind the library's own words
+        reason = str(error).rpartition("I/O error: ")[2]
+        raise unwritable(OSError(errno.EIO, reason), path / "adapter") from None

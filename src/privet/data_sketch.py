@@ -1,7 +1,7 @@
 """A first look at somebody's own files, so that ``privet init --data`` can write a ``data`` section that fits them.
 
-It reads the first rows only and proposes; the person who owns the data decides. Nothing it reads is shown or kept but
-the columns' names and, for a classification, the labels.
+It reads the first rows and proposes; the person who owns the data decides. Nothing it reads is shown or kept but the
+columns' names and, for a classification, the labels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class DataSketch:
         kind: ``jsonl``, ``csv`` or ``parquet``.
         path: The pattern as it was given.
         files: How many files it names.
-        columns: Columns of the first row.
+        records: How many records there are; at most those of the first rows, for Parquet.
+        columns: Columns of the first rows.
         template: A proposal for ``data.template``.
         partition: A proposal for ``data.partition``.
         group: Column that seems to say which records belong together.
@@ -42,6 +43,7 @@ class DataSketch:
     kind: str
     path: str
     files: int
+    records: int
     columns: tuple[str, ...]
     template: dict[str, Any]
     partition: dict[str, Any]
@@ -77,7 +79,9 @@ def sketch(pattern: str) -> DataSketch:
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     group = next((name for name in GROUP_COLUMNS if name in columns), None)
     template = _template(rows, columns)
-    return DataSketch(kind, pattern, len(paths), columns, template, _partition(len(paths), columns), group)
+    partition = _partition(len(paths), columns)
+    records = len(rows) if len(rows) < ROWS else max(ROWS, _lines(paths, kind))
+    return DataSketch(kind, pattern, len(paths), records, columns, template, partition, group)
 
 
 def _rows(paths: list[Path], kind: str) -> Iterator[Mapping[str, Any]]:
@@ -95,6 +99,17 @@ def _rows(paths: list[Path], kind: str) -> Iterator[Mapping[str, Any]]:
                     if not isinstance(row, dict):
                         raise ValueError
                     yield row
+
+
+def _lines(paths: list[Path], kind: str) -> int:
+    """Lines of text files, an upper bound on their records."""
+    if kind == "parquet":
+        return 0
+    count = 0
+    for path in paths:
+        with path.open("rb") as file:
+            count += sum(1 for line in file if line.strip())
+    return count
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:

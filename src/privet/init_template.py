@@ -6,6 +6,8 @@ decide first is written out, and every other key keeps its default.
 
 from __future__ import annotations
 
+import json
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -31,21 +33,26 @@ _HEAD = """\
 #
 # Keys that are absent keep their defaults; docs/config.md lists all of them.
 """
-_PUBLIC = "A public constant, agreed on before the run: never compute it from the true numbers of records."
+_PUBLIC = "A public constant, agreed on before the run: never the true number of records, which is private."
 _NOTES = {
     "schedule.sampling_rate": _PUBLIC,
+    "privacy.target_epsilon": "`privet plan` shows what it costs in noise.",
     "data.split.public": "Whatever is declared public is protected by nothing.",
 }
-_COMMENTED: dict[str, str] = {
-    "data": """\
+_OTHER_DATA = """\
 # Your own data instead: `privet init --data 'sites/*.jsonl'` looks at them and writes this section.
 # data:
 #   kind: jsonl
 #   path: sites/*.jsonl
 #   template: {kind: prompt, prompt: "{question}\\n", completion: "{answer}"}
 #   partition: {kind: file}
-""",
-}
+"""
+_PUBLIC_FILES = """\
+  # Files that are public anyway, if you have any: exact metrics on the first may leave a silo (with
+  # test_public: true), and the second lets `privacy.clip_norm: public` find the clip norm for free.
+  # test_path: public/test.jsonl
+  # public_path: public/train.jsonl
+"""
 
 
 def systems() -> tuple[str, ...]:
@@ -76,8 +83,8 @@ def template(system: str, data: DataSketch | None = None, name: str = "run.yaml"
         else:
             lines += _comment(texts.get(key, ""), 0)
         lines += _emit(key, value, key, 0, texts)
-        if data is None and key in _COMMENTED:
-            lines.append(_COMMENTED[key].rstrip())
+        if key == "data":
+            lines.append((_OTHER_DATA if data is None else _PUBLIC_FILES).rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -86,7 +93,7 @@ def _content(system: str, data: DataSketch | None) -> dict[str, Any]:
     content["model"] = {"name": EMBEDDED_MODEL}
     content["data"] = _data(data) if data else {"kind": "sentiment", "max_length": 64}
     content["lora"] = {"rank": 8, "layers": {"top": 2}, "factors": "freeze_a"}
-    content["schedule"] = _schedule(system)
+    content["schedule"] = _schedule(system, data)
     if system in PRIVATE_BY_RECORD | PRIVATE_BY_CLIENT:
         content["privacy"] = _privacy(system, own_data=data is not None)
     if system in SEALING:
@@ -113,21 +120,31 @@ def _data(data: DataSketch) -> dict[str, Any]:
     }
 
 
-def _schedule(system: str) -> dict[str, Any]:
+def _schedule(system: str, data: DataSketch | None) -> dict[str, Any]:
     if system in PRIVATE_BY_RECORD:
-        each = {"rounds": 40, "sampling_rate": 0.02}
-        if system == "dp_lora":
-            local = {
-                "local": {"steps": 1, "learning_rate": 1.0},
-                "server": {"kind": "average", "learning_rate": 1.0},
-            }
-            return {**each, "expected_batch": 64, **local}
-        return {**each, "expected_batch": 256, "server": {"kind": "adam", "learning_rate": 1.0}}
+        rate, batch = _batch(data.records if data else 14_000)
+        server = {"kind": "adam", "learning_rate": 0.5}
+        if system == "hedge":
+            return {"rounds": 40, "sampling_rate": rate, "expected_batch": batch, "server": server}
+        silos = data.partition.get("silos", data.files) if data else 4
+        local = {"steps": 1, "learning_rate": 1.0}
+        each = _power_of_two(batch / silos)
+        return {"rounds": 40, "sampling_rate": rate, "expected_batch": each, "local": local, "server": server}
     return {
         "rounds": 40,
         "local": {"steps": 4, "batch_size": 16, "optimiser": "adamw", "learning_rate": 1e-3},
         "server": {"kind": "average", "learning_rate": 1.0},
     }
+
+
+def _batch(records: int) -> tuple[float, int]:
+    """A rate with one digit and an expected batch that is a power of two, so that neither tells the true count."""
+    rate = float(f"{min(0.1, max(0.001, 256 / max(records, 1))):.1g}")
+    return rate, _power_of_two(rate * records)
+
+
+def _power_of_two(value: float) -> int:
+    return int(2 ** max(0, round(math.log2(value)))) if value > 0 else 1
 
 
 def _privacy(system: str, own_data: bool) -> dict[str, Any]:
@@ -168,5 +185,7 @@ def _flow(value: Any) -> str:
             return f"{value:.1f}"
         # YAML 1.1 takes 1e-5 for text; with a point it is a number.
         return f"{value:.1e}".replace("e-0", "e-") if value < 1e-3 else f"{value:g}"
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # a JSON string is YAML, and stays on its line
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000).strip()
     return text.removesuffix("...").strip()

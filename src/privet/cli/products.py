@@ -16,7 +16,10 @@ from privet.cli.running import steps
 def evaluate(
     run: RunArgument,
     task: Annotated[
-        str, typer.Option(help="sentiment, loss, or lm_eval:NAME for a task of lm-eval, e.g. lm_eval:mmlu.")
+        str,
+        typer.Option(
+            help="choices or loss on the run's own test records, sentiment, or lm_eval:NAME, e.g. lm_eval:mmlu."
+        ),
     ] = "sentiment",
     limit: Annotated[int | None, typer.Option(min=1, help="Records or items a task at most.")] = None,
     json_: JsonOption = False,
@@ -24,6 +27,7 @@ def evaluate(
     """Evaluate a run's adapter beside its base model."""
     from privet.cli.tables import facts_table
     from privet.evaluate import evaluate as measure
+    from privet.evaluate import flat_facts
     from privet.report.record import find
 
     path = find(run)
@@ -32,7 +36,7 @@ def evaluate(
     if json_:
         answer(measured)
     else:
-        show(facts_table(f"{task} on {path.name}", measured))
+        show(facts_table(f"{task} on {path.name}", flat_facts(measured)))
 
 
 @app.command()

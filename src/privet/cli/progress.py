@@ -14,7 +14,8 @@ from rich.console import Console
 
 from privet.report import numbers
 
-QUIET_SECONDS = 5.0
+QUIET_SECONDS = 10.0
+SLOW_ROUND_SECONDS = 60.0
 CLIENTS = "clients in this round"
 
 
@@ -141,7 +142,7 @@ class Bars:
 
 
 class Lines:
-    """Plain lines; several a second are thinned out to one every five."""
+    """Plain lines, thinned out to one every ten seconds."""
 
     def __init__(self, console: Console, rounds: int) -> None:
         self._console, self._rounds = console, rounds
@@ -162,9 +163,10 @@ class Lines:
             self._say(str(facts["name"]))
         elif kind == "progress":
             name, done, total = _step(facts), int(facts["done"]), int(facts["total"])
-            waited = time.monotonic() - self._said >= QUIET_SECONDS
-            # Clients of a round come one after the other in no time; the round's own line says enough.
-            if waited or (name not in self._names and name != CLIENTS):
+            waited = time.monotonic() - self._said
+            # The line that ends a round says enough, unless the round takes very long.
+            fresh = name not in self._names and name != CLIENTS
+            if fresh or waited >= (SLOW_ROUND_SECONDS if name == CLIENTS else QUIET_SECONDS):
                 self._names.add(name)
                 self._say(f"{name}: {done:,} of {total:,}" if total else name)
         elif kind == "round":

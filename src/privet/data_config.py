@@ -70,6 +70,14 @@ class ClassificationTemplate(_Section):
         description="Word for each label, e.g. `{0: ' bad', 1: ' good'}`; mind the leading space.",
     )
 
+    compare: Literal["auto", "verbalisers", "vocabulary"] = Field(
+        default="auto",
+        description=(
+            "What the right word is compared with in training: the other verbalisers, so that the gradient says "
+            "which label it is, or the whole vocabulary. `auto` takes the verbalisers where each is one token."
+        ),
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _labels_as_text(cls, value: object) -> object:

@@ -7,7 +7,7 @@ head costs as much as nine of its thirty layers, which is why positions without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,11 @@ class Head:
             return None
         cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         return cls(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), cap)
+
+    def among(self, tokens: Sequence[int]) -> Head:
+        """The head over some tokens only; label j stands for ``tokens[j]``."""
+        chosen = torch.tensor(tokens, device=self.weight.device)
+        return Head(self.weight[chosen], None if self.bias is None else self.bias[chosen], self.cap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [n, V] of hidden states [n, H]."""

@@ -19,6 +19,7 @@ from privet.codec_schedule import CodecSchedule
 from privet.config import Config, LocalConfig, LoraConfig, TopLayers
 from privet.data.load import load as load_data
 from privet.data.records import Dataset, Record
+from privet.data_config import ClassificationTemplate, Template
 from privet.errors import PrivetError
 from privet.local_training import train_locally
 from privet.lora import AdapterLayout, LoraSpec
@@ -121,6 +122,7 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
     dataset = load_data(config.data, fetching)
     observe("stage", {"name": f"loading {config.model.name}"})
     model = load_model(config.model, fetching)
+    answers = answer_tokens(config.data.template, dataset, model)
     cache = None
     if config.engine.cache_mebibytes:
         folder = Path(config.engine.cache_folder) if config.engine.cache_folder else None
@@ -131,6 +133,7 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
         cache=cache,
         tokenizer=model.fingerprint,
         deterministic_units=config.engine.deterministic_units,
+        answers=answers,
     )
     notes = [*dataset.report.lines(), *model.notes]
 
@@ -151,6 +154,31 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
         notes.append("test data are not declared public: their metrics stay at the silos")
     trainer = LoraTrainer(backbone, config.engine.micro_batch)
     return Material(model, dataset, trainer, silos, test, tokens(dataset.public), notes)
+
+
+def answer_tokens(template: Template, dataset: Dataset, model: LoadedModel) -> tuple[int, ...] | None:
+    """Tokens of the verbalisers, if training compares the right one with them; ``None`` for the vocabulary.
+
+    Raises:
+        PrivetError: if the template asks for it and a verbaliser is more than one token.
+    """
+    if not isinstance(template, ClassificationTemplate) or template.compare == "vocabulary":
+        return None
+    record = next((r for silo in dataset.silos for r in silo.records), None)
+    if record is None:
+        return None
+    words = [replace(record, completion=word) for word in choices(template)]
+    found = [e.targets for e in tokenise(words, model.tokenizer, template, 1 << 20)]
+    if all(len(tokens) == 1 for tokens in found) and len({int(t[0]) for t in found}) == len(words):
+        return tuple(int(tokens[0]) for tokens in found)
+    if template.compare == "verbalisers":
+        raise PrivetError(
+            "each verbaliser must be one token of this model to be compared with the others",
+            field="data.template.compare",
+            given={word: len(tokens) for word, tokens in zip(choices(template), found, strict=False)},
+            hint="choose other words, or compare: vocabulary",
+        )
+    return None
 
 
 def _questions(

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privet.decoder import Decoder
+from privet.errors import PrivetError
 from privet.frozen_prefix import FrozenPrefix
 from privet.local_training import LocalSteps, train_locally
 from privet.lora import AdapterLayout, LoraSpec, Vector
@@ -46,6 +47,8 @@ class Backbone:
         tokenizer: Names the tokenizer for the cache's keys.
         deterministic_units: One record a pass; see the module's text.
         max_tokens: Tokens in one pass, padding included; bounds memory.
+        answers: Tokens that a supervised token is compared with in training; ``None`` compares with the whole
+            vocabulary. For a task with choices the gradient then says which choice, not that it is one of them.
 
     Attributes:
         layout: Order of the adapters' tensors in the flat vector.
@@ -64,11 +67,15 @@ class Backbone:
         tokenizer: str = "",
         deterministic_units: bool = False,
         max_tokens: int = 8192,
+        answers: Sequence[int] | None = None,
     ) -> None:
         self._adapters = attach(model, spec)
         self.layout: AdapterLayout = self._adapters.layout
         self.deterministic_units, self.max_tokens = deterministic_units, max_tokens
         self._decoder = Decoder(model, self._adapters.first_layer)
+        self._answers = None if answers is None else tuple(sorted(set(answers)))
+        head = self._decoder.head
+        self._trained_head = head if self._answers is None else head.among(self._answers)
         self._prefix: FrozenPrefix | None = None
         self.uncached_reason = "no cache was given" if cache is None else self._decoder.whole_reason
         if cache is not None and self._decoder.whole_reason is None:
@@ -228,6 +235,22 @@ class Backbone:
         where = torch.from_numpy(batch.where).to(last.device)
         return last.detach().flatten(0, 1)[where], torch.from_numpy(batch.labels).to(last.device)
 
+    def _among_answers(self, labels: Tensor) -> Tensor:
+        """Labels as positions among the answers.
+
+        Raises:
+            PrivetError: if a record's supervised token is none of them.
+        """
+        if self._answers is None:
+            return labels
+        answers = torch.tensor(self._answers, device=labels.device)
+        places = torch.searchsorted(answers, labels).clamp(max=len(self._answers) - 1)
+        if not torch.equal(answers[places], labels):
+            raise PrivetError(
+                "a record's answer is none of the verbalisers", field="data.template.verbalisers"
+            )
+        return places
+
     def _backward(self, batch: MicroBatch, states: Tensor | None, rows: Tensor, mode: Any) -> Vector:
         """One pass forth and back; adds gradients to ``rows`` and returns the losses, float32 [b]."""
         sink = self._adapters.sink
@@ -237,8 +260,8 @@ class Backbone:
                 last = self._last(batch, states)
             hidden, labels = self._supervised(batch, last)
             weights = batch.weights
-            nll, gradient = self._decoder.head.nll_and_gradient(
-                hidden, labels, torch.from_numpy(weights).to(last.device)
+            nll, gradient = self._trained_head.nll_and_gradient(
+                hidden, self._among_answers(labels), torch.from_numpy(weights).to(last.device)
             )
             full = torch.zeros_like(last).flatten(0, 1)
             full[torch.from_numpy(batch.where).to(last.device)] = gradient

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,30 +24,30 @@ from privet.fetch import Progress, sentiment_dir
 from privet.model_config import SMALL_MODEL
 from privet.templates import choices, fill
 
-_VERSION = "1"
+_VERSION = "2"
 _VOCABULARY = 2048
 _END, _PAD = "<|endoftext|>", "<|pad|>"
 _THRESHOLD = 1.0  # from here on sentences belong to the experiments
 _WEAK = 0.3  # the sign of a rating closer to zero is noise
-_WORD_LISTS = 30_000
-_LONGEST = 72
-_BATCH_TOKENS = 4096
+_WORD_LISTS = 24_000
+_LONGEST = 48
+_BATCH_TOKENS = 1536
 _RATE = 3e-3
-_EPOCHS = 1.3
-_LABEL_WEIGHT = 50.0
+_EPOCHS = 1.1
+_LABEL_WEIGHT = 20.0
 _SEED = 20141
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Token ids, and whether the last one is a label that weighs more than the text before it."""
+    """Token ids and the weight of each in the loss."""
 
     ids: list[int]
-    labelled: bool
+    weights: list[float]
 
 
 def small_model_dir(progress: Progress | None = None, *, verify: bool = False) -> Path:
-    """Folder of the small model in Hugging Face format, trained on first use (about a minute on two cores).
+    """Folder of the small model in Hugging Face format, trained on first use (less than a minute of one core).
 
     Processes that ask at the same time train it once: the others wait for the first.
 
@@ -80,7 +82,8 @@ def train_small_model(folder: Path, progress: Progress | None = None) -> None:
     tokenizer = _train_tokenizer([fill(SENTIMENT_TEMPLATE.prompt, row) + _word(row["score"]) for row in rows])
     sequences = _sequences(rows, read_lexicon(source), tokenizer)
     model = _train(sequences, tokenizer, progress)
-    model.save_pretrained(folder)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -106,21 +109,24 @@ def _train_tokenizer(texts: list[str]) -> Any:
 
 
 def _sequences(rows: list[Any], lexicon: list[tuple[str, float]], tokenizer: Any) -> list[_Sequence]:
+    def labelled(text: str, score: float, weight: float) -> _Sequence:
+        ids = tokenizer(fill(SENTIMENT_TEMPLATE.prompt, {"text": text}) + _word(score))["input_ids"]
+        return _Sequence(ids, [weight] * (len(ids) - 1) + [_LABEL_WEIGHT])
+
+    sequences = []
+    for row in rows:
+        if abs(row["score"]) >= _WEAK:
+            sequences.append(labelled(row["text"], row["score"], 1.0))
+        else:
+            ids = tokenizer(row["text"] + _END)["input_ids"]
+            sequences.append(_Sequence(ids, [1.0] * len(ids)))
     rng = np.random.default_rng(_SEED)
-    scored = [(row["text"], float(row["score"])) for row in rows]
     for _ in range(_WORD_LISTS):
         picked = rng.integers(len(lexicon), size=rng.integers(1, 4))
         score = sum(lexicon[i][1] for i in picked)
-        if abs(score) >= 0.5:
-            scored.append((" ".join(lexicon[i][0] for i in picked), score))
-    sequences = []
-    for text, score in scored:
-        prompt = fill(SENTIMENT_TEMPLATE.prompt, {"text": text})
-        labelled = abs(score) >= _WEAK
-        ids = tokenizer(prompt + _word(score) if labelled else text + _END)["input_ids"]
-        if len(ids) <= _LONGEST:
-            sequences.append(_Sequence(ids, labelled))
-    return sequences
+        if abs(score) >= 0.5:  # of words at random only the label is worth learning
+            sequences.append(labelled(" ".join(lexicon[i][0] for i in picked), score, 0.0))
+    return [sequence for sequence in sequences if len(sequence.ids) <= _LONGEST]
 
 
 def _train(sequences: list[_Sequence], tokenizer: Any, progress: Progress | None) -> Any:
@@ -141,8 +147,9 @@ def _train(sequences: list[_Sequence], tokenizer: Any, progress: Progress | None
         pad_token_id=tokenizer.pad_token_id,
     )
     threads = torch.get_num_threads()
-    # Sums over threads depend on their number: two always, so that a machine gives one model.
-    torch.set_num_threads(2)
+    # One thread: sums then do not depend on the number of cores, and threads that wait for each other on busy
+    # cores would cost more than they bring.
+    torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
@@ -156,13 +163,12 @@ def _train(sequences: list[_Sequence], tokenizer: Any, progress: Progress | None
                 warm_up, decay = min(1, (step + 1) / 30), 0.5 + 0.5 * np.cos(np.pi * done)
                 optimiser.param_groups[0]["lr"] = _RATE * warm_up * decay
                 ids, weights = (torch.from_numpy(array) for array in _pad(batch, tokenizer.pad_token_id))
-                logits = model(input_ids=ids).logits[:, :-1]
-                losses = torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-                )
+                learned = weights[:, 1:] > 0
+                logits = model.lm_head(model.model(input_ids=ids).last_hidden_state[:, :-1][learned])
+                losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:][learned], reduction="none")
                 optimiser.zero_grad()
-                loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-                torch.autograd.backward(loss)
+                weight = weights[:, 1:][learned]
+                torch.autograd.backward((losses * weight).sum() / weight.sum())
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimiser.step()
     finally:
@@ -192,7 +198,5 @@ def _pad(batch: list[_Sequence], pad: int) -> tuple[np.ndarray[Any, Any], np.nda
     weights = np.zeros((len(batch), longest), dtype=np.float32)
     for row, sequence in enumerate(batch):
         ids[row, : len(sequence.ids)] = sequence.ids
-        weights[row, : len(sequence.ids)] = 1
-        if sequence.labelled:
-            weights[row, len(sequence.ids) - 1] = _LABEL_WEIGHT
+        weights[row, : len(sequence.ids)] = sequence.weights
     return ids, weights

@@ -7,6 +7,7 @@ post-processing of what was opened: no privacy is spent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +47,23 @@ class Optimiser:
         c = self.config
         self.steps += 1
         rate = np.float32(c.learning_rate * min(1.0, self.steps / max(1, c.warmup_rounds)))
+        moved: Vector = (parameters + rate * self._step(direction)).astype(np.float32)
+        return moved
+
+    def _step(self, direction: Vector) -> NDArray[Any]:
+        """The step at rate 1."""
+        c = self.config
         if c.kind == "average":
-            moved: Vector = (parameters + rate * direction).astype(np.float32)
-            return moved
+            return direction
         self.first = (c.momentum * self.first + (1 - c.momentum) * direction).astype(np.float32)
         if c.kind == "momentum":
-            return (parameters + rate * self.first).astype(np.float32)
+            return self.first
         self.second = (c.beta2 * self.second + (1 - c.beta2) * direction * direction).astype(np.float32)
         mean = self.first / (1 - c.momentum**self.steps)
         scale = np.sqrt(self.second / (1 - c.beta2**self.steps)) + c.epsilon
-        length = np.sqrt(len(parameters)) if c.normalise else 1.0
-        return (parameters + rate * mean / scale / length).astype(np.float32)
+        length = np.sqrt(len(direction)) if c.normalise else 1.0
+        step: NDArray[Any] = mean / scale / length
+        return step
 
     def to_body(self) -> Body:
         """State for a checkpoint."""

@@ -191,24 +191,21 @@ def encode_pair(
         chat: Whether a chat template wrote the prompt; it then holds its special tokens already.
     """
     if not tokenizer.is_fast:
-        before = _without_end(tokenizer, list(tokenizer(prompt, add_special_tokens=not chat)["input_ids"]))
+        before = list(tokenizer(prompt, add_special_tokens=not chat)["input_ids"])
+        if not chat and before and before[-1] == tokenizer.eos_token_id:
+            before.pop()  # some tokenizers close every text, also one that goes on
         after = list(tokenizer(completion, add_special_tokens=False)["input_ids"]) if completion else []
         return before + after, len(before)
     encoded = tokenizer(
         prompt + completion, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False
     )
-    ids = _without_end(tokenizer, list(encoded["input_ids"]))
-    offsets = encoded["offset_mapping"][: len(ids)]
-    # Special tokens have the empty offset (0, 0), so the beginning-of-text token counts as prompt.
-    start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids))
+    ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    # Special tokens that the tokenizer adds have the empty offset (0, 0): the first counts as prompt; one at the end
+    # must not be learned unless the template asks for it.
+    while len(ids) > 1 and offsets[len(ids) - 1][1] == 0:
+        ids.pop()
+    start = next((i for i, (_, end) in enumerate(offsets[: len(ids)]) if end > len(prompt)), len(ids))
     return ids, start
-
-
-def _without_end(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    # Some tokenizers close every text with an end token, which must not stand between prompt and completion.
-    if ids and ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
-        return ids[:-1]
-    return ids
 
 
 def _example(identity: str, ids: list[int], start: int, max_length: int, bos: int | None) -> Example:

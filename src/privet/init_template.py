@@ -22,7 +22,7 @@ from privet.model_config import EMBEDDED_MODEL
 WIDTH = 100
 PRIVATE_BY_RECORD = frozenset({"dp_lora", "hedge"})
 PRIVATE_BY_CLIENT = frozenset({"dr_encoder"})
-SEALING = {"hedge": "masked", "fedshield": "encrypted"}
+SEALING = {"hedge": "masked", "fedshield": "encrypted+masked"}
 
 _HEAD = """\
 # A federated run with privet: {system}.
@@ -96,6 +96,8 @@ def _content(system: str, data: DataSketch | None) -> dict[str, Any]:
     content["schedule"] = _schedule(system, data)
     if system in PRIVATE_BY_RECORD | PRIVATE_BY_CLIENT:
         content["privacy"] = _privacy(system, own_data=data is not None)
+    if system == "fedshield":
+        content["codec"] = {"kind": "prune", "start_round": 2, "start_rate": 0.2, "end_rate": 0.5}
     if system in SEALING:
         content["sealing"] = {"kind": SEALING[system]}
     if data is None or data.template["kind"] == "classification":
@@ -123,16 +125,17 @@ def _data(data: DataSketch) -> dict[str, Any]:
 def _schedule(system: str, data: DataSketch | None) -> dict[str, Any]:
     if system in PRIVATE_BY_RECORD:
         rate, batch = _batch(data.records if data else 14_000)
-        server = {"kind": "adam", "learning_rate": 0.5}
         if system == "hedge":
+            server = {"kind": "adam", "learning_rate": 2.0}
             return {"rounds": 40, "sampling_rate": rate, "expected_batch": batch, "server": server}
+        server = {"kind": "adam", "learning_rate": 0.5}
         silos = data.partition.get("silos", data.files) if data else 4
         local = {"steps": 1, "learning_rate": 1.0}
         each = _power_of_two(batch / silos)
         return {"rounds": 40, "sampling_rate": rate, "expected_batch": each, "local": local, "server": server}
     return {
         "rounds": 40,
-        "local": {"steps": 4, "batch_size": 16, "optimiser": "adamw", "learning_rate": 1e-3},
+        "local": {"steps": 4, "batch_size": 16, "optimiser": "adamw", "learning_rate": 5e-3},
         "server": {"kind": "average", "learning_rate": 1.0},
     }
 

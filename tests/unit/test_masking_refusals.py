@@ -91,6 +91,32 @@ def test_a_server_that_swaps_a_clients_own_key_is_refused(cohort: Cohort) -> Non
     assert cohort.refusals == [(SHARE, 0, "swapped-key")]
 
 
+def test_a_list_without_the_clients_own_keys_is_refused() -> None:
+    def leave_out(op: str, party: int, body: Body) -> Body:
+        if op != SHARE or party != 0:
+            return body
+        return {name: value[1:] if isinstance(value, np.ndarray) else value for name, value in body.items()}
+
+    cohort = Cohort(5)
+    cohort.drive(cohort.server.prepare(ROUND), tamper=leave_out)
+    assert cohort.refusals == [(SHARE, 0, "swapped-key")]
+
+
+def test_members_of_an_epoch_are_settled_once() -> None:
+    asked: list[Body] = []
+
+    def record(op: str, party: int, body: Body) -> Body:
+        if op == DELIVER and party == 0:
+            asked.append(body)
+        return body
+
+    cohort = Cohort(5)
+    cohort.drive(cohort.server.prepare(ROUND), tamper=record)
+    assert cohort.ask(DELIVER, 0, asked[0]) == {}
+    fewer = {n: v[:3] if isinstance(v, np.ndarray) else v for n, v in asked[0].items()}
+    refuse("two-member-lists", cohort.ask, DELIVER, 0, fewer)
+
+
 def test_an_advert_of_another_epoch_is_refused(cohort: Cohort) -> None:
     """Replaying the keys of an old epoch, whose seeds may have been shared, does not pass for the new one."""
     lists: list[Body] = []

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from support.tiny_tokenizer import make_tokenizer
+from tokenizers import processors
 
 from privet.data import Record
 from privet.data_config import ChatTemplate, ClassificationTemplate, PromptTemplate
@@ -17,31 +17,7 @@ from privet.errors import PrivetError
 from privet.templates import RowError, columns, content, fill, render, required_columns
 from privet.tokenise import Example, encode_pair, text_pair, token_report, tokenise
 
-CHATML = (
-    "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
-    "<s>{{ m['role'] }}\n{{ m['content'] }}<e>\n{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
-)
 PLAIN = PromptTemplate(end_of_text=False)
-
-
-def make_tokenizer(**options: Any) -> Any:
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<b>", "<s>", "<e>"]
-    core.train_from_iterator(
-        ["the answer is yes", "the answer is no"] * 3,
-        trainers.BpeTrainer(
-            vocab_size=290, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    if options.pop("with_bos", False):
-        core.post_processor = processors.TemplateProcessing(single="<b> $A", special_tokens=[("<b>", 0)])
-        options["bos_token"] = "<b>"
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, **{"eos_token": "<e>", "chat_template": CHATML} | options
-    )
 
 
 @pytest.fixture(scope="module")

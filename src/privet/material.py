@@ -137,9 +137,7 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
     )
     notes = [*dataset.report.lines(), *model.notes]
 
-    def tokens(records: Sequence[Record]) -> list[Example]:
-        return tokenise(records, model.tokenizer, config.data.template, config.data.max_length)
-
+    tokens = _tokens(config, model)
     silos = {silo.name: tokens(silo.records) for silo in dataset.silos}
     everything = [e for examples in silos.values() for e in examples]
     all_records = [r for silo in dataset.silos for r in silo.records]
@@ -179,6 +177,18 @@ def answer_tokens(template: Template, dataset: Dataset, model: LoadedModel) -> t
             hint="choose other words, or compare: vocabulary",
         )
     return None
+
+
+def questions(config: Config, records: Sequence[Record], material: Material) -> list[Question]:
+    """Public records as questions, at most ``evaluation.max_records``; blank completions are left out."""
+    return _questions(config, records, _tokens(config, material.model))
+
+
+def _tokens(config: Config, model: LoadedModel) -> Callable[[Sequence[Record]], list[Example]]:
+    def tokens(records: Sequence[Record]) -> list[Example]:
+        return tokenise(records, model.tokenizer, config.data.template, config.data.max_length)
+
+    return tokens
 
 
 def _questions(

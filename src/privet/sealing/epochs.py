@@ -163,9 +163,9 @@ class EpochBook:
 
     def keep_current(self, epoch: Epoch) -> None:
         """Persist an epoch that is ready to mask: the secrets of the epoch before are overwritten."""
+        # The pending entry may stay: it is the same epoch, and the next one replaces it.
         self._store.put(_CURRENT, _pack_epoch(epoch))
         self.current, self.pending = epoch, None
-        self._store.put(_PENDING, b"")
 
     def _read_epoch(self, name: str) -> Epoch | None:
         data = self._store.get(name)

@@ -24,10 +24,12 @@ from privet.server import Progress, Server
 
 FILE = "checkpoints/server.bin"
 _DIGEST_BYTES, _CONFIG_BYTES = 32, 64
+HEADER_BYTES = _DIGEST_BYTES + _CONFIG_BYTES
 _MAX_LEDGER_BYTES = 1 << 24
 
 
-def _schema(dimension: int) -> wire.Schema:
+def schema(dimension: int) -> wire.Schema:
+    """What follows the header."""
     whole = wire.Whole(low=0)
     fields: dict[str, Any] = {
         "number": whole,
@@ -69,7 +71,7 @@ def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, An
         "bytes_down": int(totals["bytes_down"]),
         "seconds": float(totals["seconds"]),
     }
-    content = config.encode() + wire.encode(body, _schema(server.dimension))
+    content = config.encode() + wire.encode(body, schema(server.dimension))
     folder.write(FILE, hashlib.sha256(content).digest() + content)
 
 
@@ -93,7 +95,7 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     if held != config:
         raise other_configuration(path, held, config)
     try:
-        body: dict[str, Any] = dict(wire.decode(content[_CONFIG_BYTES:], _schema(server.dimension)))
+        body: dict[str, Any] = dict(wire.decode(content[_CONFIG_BYTES:], schema(server.dimension)))
         if server.aggregator is None:
             server.sealed_state = body["state"]
         else:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from privet import __version__, wire
 from privet.aggregate import Aggregator
+from privet.errors import PrivetError
 from privet.keys import ClientKeys
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
 from privet.pipeline import Pass
@@ -55,7 +56,10 @@ class Client:
     def __post_init__(self) -> None:
         kept = self.store.get(_STATE)
         if kept:
-            self.aggregator.restore(kept)
+            try:
+                self.aggregator.restore(kept)
+            except wire.WireError as error:
+                raise self._damaged(_STATE, error) from None
 
     def handle(self, op: str, body: Body) -> Body:
         """Answer one question.
@@ -85,7 +89,10 @@ class Client:
             answered = RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8)))
             if round_id == answered and last[16 : 16 + _DIGEST_BYTES] == question:
                 size = int.from_bytes(last[48:56], "big")
-                return wire.decode(last[56:], self.answers(op, size))
+                try:
+                    return wire.decode(last[56:], self.answers(op, size))
+                except wire.WireError as error:
+                    raise self._damaged(f"answered.{op}", error) from None
             if round_id <= answered:
                 raise SealingRefused(
                     "already-answered", "this round and attempt was answered to another question"
@@ -95,6 +102,14 @@ class Client:
         raw = wire.encode(answer, self.answers(op, size))
         self.store.put(f"answered.{op}", b"".join([*numbers[:2], question, numbers[2], raw]))
         return answer
+
+    def _damaged(self, entry: str, error: wire.WireError) -> PrivetError:
+        return PrivetError(
+            f"what this client has kept as '{entry}' is damaged",
+            field=self.place.name,
+            given=str(error),
+            hint="start the run anew with --fresh or another --out; what was released stays released",
+        )
 
     def _contribute(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
         self._take_state(round_id.number, body)

@@ -144,7 +144,13 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
     notes += token_report(all_records, everything, config.engine.micro_batch).lines()
     for name, examples in silos.items():
         if not examples:
-            raise PrivetError("has no records left after tokenising", field=f"silo '{name}'")
+            raise PrivetError(
+                "has no records left after tokenising",
+                field=f"silo '{name}'",
+                given="only blank completions",
+                allowed="at least one record with a completion",
+                hint="mend its records, or leave this silo out of the data",
+            )
     test = {}
     if dataset.test_public:
         test = {name: _questions(config, records, tokens) for name, records in dataset.test.items()}

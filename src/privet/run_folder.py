@@ -35,6 +35,8 @@ from privet.errors import PrivetError
 PACKAGES = ("privet", "torch", "transformers", "numpy", "scipy", "dp-accounting", "cryptography", "tenseal")
 MARK = "resolved.yaml"
 SIGN = ".privet-run"
+CLAIM = "checkpoints/config.json"
+_BEFORE_BIRTH = frozenset({SIGN, "env.json", "checkpoints"})
 _BEING_CLEARED = b"being cleared"
 
 
@@ -48,12 +50,14 @@ class RunFolder:
     def create(cls, path: Path, *, fresh: bool = False) -> RunFolder:
         """A new folder, or with ``fresh`` that of an older run, which :meth:`clear` empties.
 
+        A run that ended before it had settled its configuration is in nobody's way.
+
         Raises:
             PrivetError: if something is there already and ``fresh`` is false, or what is there is no run.
         """
         if path.exists() and not path.is_dir():
             raise PrivetError("is a file", field="--out", given=path, allowed="a folder", hint="name another")
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and any(path.iterdir()) and not _is_unborn(path):
             if not fresh:
                 raise PrivetError(
                     "a run is there already" if _is_run(path) else "the folder is not empty",
@@ -126,7 +130,8 @@ class RunFolder:
         answer a round twice.
         """
         sign = self.path / SIGN
-        _write_durably(sign, _BEING_CLEARED)
+        if not _is_unborn(self.path):
+            _write_durably(sign, _BEING_CLEARED)
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -219,6 +224,14 @@ def unwritable(error: OSError, path: Path | str) -> PrivetError:
 
 def _is_run(path: Path) -> bool:
     return (path / SIGN).is_file() or (path / MARK).is_file()
+
+
+def _is_unborn(path: Path) -> bool:
+    """Whether a run was begun here and ended before any of its parties existed: nothing can be lost."""
+    sign = path / SIGN
+    if not sign.is_file() or sign.read_bytes() == _BEING_CLEARED or (path / CLAIM).exists():
+        return False
+    return all(p.name in _BEFORE_BIRTH or p.name.startswith(".") for p in path.iterdir())
 
 
 def _write_durably(path: Path, data: bytes) -> None:

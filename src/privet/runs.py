@@ -26,7 +26,7 @@ from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import privacy_statement
 from privet.resolve import Resolved, resolve
-from privet.run_folder import RunFolder, config_hash, describe_environment, unwritable, write_configs
+from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
 from privet.server import Server
 from privet.store import FolderStore
 from privet.work import Workplace
@@ -77,8 +77,9 @@ def start(
     with _disk_errors(path):
         folder = RunFolder.open(path) if resume else RunFolder.create(path, fresh=fresh)
         with folder.alone():
-            if fresh:
-                folder.clear()
+            if not resume:
+                # Asked again, now that nobody else can come in between.
+                RunFolder.create(path, fresh=fresh).clear()
             if not (folder / "env.json").exists():
                 folder.write_json("env.json", describe_environment())
             return _Run(config, source_text, folder, observe).go()
@@ -106,10 +107,10 @@ class _Run:
 
     def _claim(self, config: Config) -> None:
         """Write the configuration down, before anything depends on it; a folder serves one configuration only."""
-        self.hash, file = config_hash(config), "checkpoints/config.json"
-        if (self.folder / file).exists() and (held := str(self.folder.read_json(file))) != self.hash:
+        self.hash = config_hash(config)
+        if (self.folder / CLAIM).exists() and (held := str(self.folder.read_json(CLAIM))) != self.hash:
             raise checkpoint.other_configuration(self.folder.path, held, self.hash)
-        self.folder.write_json(file, self.hash)
+        self.folder.write_json(CLAIM, self.hash)
         write_configs(self.folder, self.source_text, config)
 
     def _resolve(self, material: Material) -> Resolved:

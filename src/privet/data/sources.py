@@ -94,6 +94,7 @@ def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field
             found = _csv(path, config.delimiter)
         else:
             found = _parquet(path)
+        before = len(rows)
         try:
             rows += [
                 Row(f"{name}:{n}", f"{path.name} line {n}", {**row, FILE_COLUMN: name}) for n, row in found
@@ -103,6 +104,13 @@ def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field
             raise PrivetError(
                 f"the file {what}", field=field, given=path, hint="convert it to UTF-8, or check its rights"
             ) from error
+        if len(rows) == before:
+            raise PrivetError(
+                "the file has no records",
+                field=field,
+                given=path,
+                hint="a file that is a silo's would leave it without records: fill it, or take it out of the pattern",
+            )
     return rows
 
 

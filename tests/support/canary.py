@@ -2,8 +2,9 @@
 
 A canary is a record in a direction of its own, in or out by a fair coin. Its score is the opened sums' component along
 it. Under Gaussian noise the scores of canaries inside and outside are normal with equal variance, mu standard
-deviations apart, so many canaries in *one* run give an estimate of mu (Andrew et al., ICLR 2024, arXiv 2302.03098, have
-the idea; here the interval is the exact one of Student's non-central t). It is parametric: it believes in normal scores.
+deviations apart, so many canaries in *one* run give an estimate of mu (the idea is that of Andrew et al., ICLR 2024,
+arXiv 2302.03098; here the interval is the exact one of Student's non-central t). It is parametric: it believes in
+normal scores.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def mu_of_epsilon(epsilon: float, delta: float) -> float:
 
 
 def visible_mu(rate: float, sigma: float, rounds: int) -> float:
-    """What the scores show under Poisson sampling: q sqrt(T) / sqrt(sigma^2 + q (1 - q)), for noise multiplier sigma."""
+    """What scores show at Poisson rate q and noise multiplier sigma: q sqrt(T) / sqrt(sigma^2 + q (1 - q))."""
     return rate * math.sqrt(rounds) / math.sqrt(sigma**2 + rate * (1 - rate))
 
 

@@ -14,7 +14,6 @@ from privet.codec_schedule import CodecSchedule
 from privet.config import Config, LocalConfig
 from privet.federation import Federation, Secrets, federate
 from privet.pipeline import Floats
-from privet.protocol import RoundId
 from privet.resolve import resolve
 from privet.work import Workplace
 
@@ -99,13 +98,13 @@ class Opened:
 def watch(f: Federation) -> Opened:
     """Record the sums that the server opens from now on."""
     seen = Opened()
-    aggregator = f.server.aggregator
-    assert aggregator is not None, "the server opens sums at this level"
-    apply = aggregator.apply
+    sealing: Any = f.server.sealing
+    opening = sealing.open
 
-    def recording(round_id: RoundId, total: Integers) -> float | None:
-        seen.sums.append(total.copy())
-        return apply(round_id, total)
+    def recording(*arguments: Any) -> Any:
+        opened = yield from opening(*arguments)
+        seen.sums.append(opened.total.copy())
+        return opened
 
     def observe(kind: str, facts: dict[str, Any]) -> None:
         if kind == "round":
@@ -113,7 +112,7 @@ def watch(f: Federation) -> Opened:
         elif kind == "aborted":
             seen.aborted.append(facts["reason"])
 
-    aggregator.apply = recording  # type: ignore[method-assign]  # a spy
+    sealing.open = recording
     f.server.observe = observe
     return seen
 

@@ -24,6 +24,9 @@ demo: setup      ## fine-tune SmolLM2 over four silos with differential privacy
 test: setup      ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+mutants: setup   ## plant bugs and see that tests catch them; writes docs/mutants.md
+	$(BIN)/python -m mutants
+
 format: setup    ## is the code formatted?
 	$(BIN)/ruff format --check src tests benchmarks experiments
 

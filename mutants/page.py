@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mutants.trial import Verdict
 
@@ -74,19 +77,15 @@ def _cell(text: str, most: int = 90) -> str:
 
 
 def _power_rows() -> list[str]:
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    from support.canary import mu_of_epsilon, power, visible_mu
-
     from privet.privacy.accountants import compute
     from privet.privacy.events import Release, Sampling
 
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    canary = importlib.import_module("support.canary")
     rows = []
     for rate in (1.0, 0.9, 0.5, 0.2, 0.05, 0.01):
         release = Release("sum", 1.0, 4, Sampling.poisson(rate) if rate < 1 else Sampling.none())
-        claimed = mu_of_epsilon(compute([release], 1e-5).value, 1e-5)
-        shown = visible_mu(rate, 0.5, 4)
-        rows.append(f"| {rate:g} | {claimed:.2f} | {shown:.2f} | {power(shown, claimed, 512):.3f} |")
+        claimed = canary.mu_of_epsilon(compute([release], 1e-5).value, 1e-5)
+        shown = canary.visible_mu(rate, 0.5, 4)
+        rows.append(f"| {rate:g} | {claimed:.2f} | {shown:.2f} | {canary.power(shown, claimed, 512):.3f} |")
     return rows

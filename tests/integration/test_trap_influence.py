@@ -103,7 +103,8 @@ def test_trap_06_the_direction_is_the_sum_over_a_public_constant(survivors: int)
     seen = run(f)
     assert len(seen.survivors[0]) == survivors
     step = f.server.system.pipeline.rounding.grid.step
-    np.testing.assert_allclose(f.flat, seen.sums[0] * step / c.schedule.expected_batch, rtol=1e-5)
+    assert c.schedule.expected_batch == 40
+    np.testing.assert_allclose(f.flat, seen.sums[0] * step / 40, rtol=1e-5)
 
 
 def test_trap_04_batches_are_the_poisson_draw_that_the_ledger_charges() -> None:
@@ -121,7 +122,8 @@ def test_trap_04_batches_are_the_poisson_draw_that_the_ledger_charges() -> None:
     assert isinstance(release, Release)
     assert release.sampling.kind == "poisson"
     q = release.sampling.rate
-    asked = np.array([f.clients[p].place.trainer.asked for p in range(4)], float)  # type: ignore[attr-defined]
+    trainers: list[Any] = [f.clients[party].place.trainer for party in range(4)]
+    asked = np.array([trainer.asked for trainer in trainers], np.float64)
     assert asked.shape == (4, rounds)
     expected = np.array(sizes)[:, None] * q
     z = (asked - expected) / np.sqrt(expected * (1 - q))

@@ -27,7 +27,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("page", "command"), commands(), ids=lambda part: str(part))
+@pytest.mark.parametrize(("page", "command"), commands(), ids=str)
 def test_documented_commands_name_verbs_and_options_that_exist(page: str, command: str) -> None:
     words = shlex.split(command)[1:]
     verb = words[:1] if words[0] not in ("keys", "bench") else words[:2]

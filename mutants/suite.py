@@ -45,7 +45,7 @@ def main() -> int:
     if not Path(privet.__file__).resolve().is_relative_to(Path(source).resolve()):
         sys.exit(f"privet was imported from {privet.__file__}, not from {source}")
     recorder = Recorder()
-    arguments = ["-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short", "--durations=0", *tests]
+    arguments = ["-p", "no:cacheprovider", "--tb=short", "--durations=0", *tests]
     code = pytest.main(arguments, plugins=[recorder])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not recorder.broken:
         recorder.broken.append(f"pytest ended with {code!r}")

@@ -25,6 +25,7 @@ from privet.keys import SecretStore
 from privet.mechanism import GaussianMechanism
 from privet.messages import ROUND
 from privet.privacy.events import Release
+from privet.privacy.ledger import Ledger
 from privet.protocol import Body, RoundId
 from privet.run_folder import RunFolder
 from privet.sealing.base import SealingRefused
@@ -39,7 +40,7 @@ LEVELS: dict[str, Any] = {
     "encrypted": EncryptedSealing(),
     "encrypted+masked": EncryptedMaskedSealing(),
 }
-BY_CLIENT = {
+BY_CLIENT: dict[str, Any] = {
     "privacy": {"unit": "client", "relation": "zero-out"},
     "schedule": {"sampling_rate": None, "expected_batch": None},
 }
@@ -67,8 +68,12 @@ def records(parties: int) -> list[list[Planted]]:
     return [everybody[i::parties] for i in range(parties)]
 
 
+def charged(ledger: Ledger) -> int:
+    return sum(r.count for r in ledger.releases if isinstance(r, Release))
+
+
 def charges(f: Federation) -> int:
-    return sum(r.count for r in f.server.ledger.releases if isinstance(r, Release))
+    return charged(f.server.ledger)
 
 
 @pytest.mark.parametrize("level", ["none", "masked"])
@@ -88,14 +93,15 @@ def test_trap_11_every_noise_draw_is_in_the_ledger_before_anything_opens(
         asked(level, **SYSTEMS[system]),
         records(4),
         DIMENSION,
-        save=lambda server: on_disk.append(charges(f)),
+        save=lambda server: on_disk.append(charged(server.ledger)),
     )
     for party, client in f.clients.items():
         handle = client.handle
 
         def noting(op: str, body: Body, party: int = party, handle: Any = handle) -> Body:
             asking.append(party)
-            return handle(op, body)
+            answer: Body = handle(op, body)
+            return answer
 
         client.handle = noting  # type: ignore[method-assign]  # a spy
     sealing: Any = f.server.sealing

@@ -47,10 +47,12 @@ class PlantedTrainer:
             yield tuple(e.id for e in part), -np.stack([e.vector for e in part])
 
     def mean_gradient(self, examples: Sequence[Any]) -> Floats:
-        return -np.mean([e.vector for e in examples], axis=0).astype(np.float32)
+        mean: Floats = np.mean([e.vector for e in examples], axis=0).astype(np.float32)
+        return -mean
 
     def train_locally(self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes) -> Floats:
-        return (flat + np.sum([e.vector for e in examples], axis=0)).astype(np.float32)
+        moved: Floats = (flat + np.sum([e.vector for e in examples], axis=0)).astype(np.float32)
+        return moved
 
 
 def federation(

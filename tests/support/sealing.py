@@ -48,6 +48,7 @@ class Cohort:
         floor: Survivors demanded.
         epoch_rounds: Rounds that one key exchange serves.
         received: Every byte string that the server got, with its operation and sender.
+        asked: Every operation that a client was asked, with its number.
         refusals: Reasons that clients gave, by operation and party.
     """
 
@@ -56,6 +57,7 @@ class Cohort:
     floor: int = 1
     epoch_rounds: int = 4
     received: list[tuple[str, int, bytes]] = field(default_factory=list)
+    asked: list[tuple[str, int]] = field(default_factory=list)
     refusals: list[tuple[str, int, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class Cohort:
     def ask(self, op: str, party: int, body: Body) -> Body:
         """One exchange through bytes, recorded as the server sees it."""
         message = self.messages()[op]
+        self.asked.append((op, party))
         answer = self.clients[party].handle(op, decode(encode(body, message.request), message.request))
         raw = encode(answer, message.reply)
         self.received.append((op, party, raw))

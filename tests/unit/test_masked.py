@@ -13,12 +13,13 @@ from support.sealing import Cohort, some_values
 
 from privet.errors import PrivetError
 from privet.keys import Stream
-from privet.protocol import RoundAborted, RoundId
+from privet.protocol import Body, RoundAborted, RoundId
 from privet.sealing import masked, none, shamir
 from privet.sealing.agreement import AgreementError, EphemeralKey, open_blob, seal_blob
 from privet.sealing.base import check_cohort, recovery_threshold
 from privet.sealing.identity import Identity
 from privet.sealing.masking import MaskingClient
+from privet.sealing.masking_messages import UNMASK
 from privet.sealing.masks import CHUNK, Group, MaskStream, add_masks
 from privet.sealing.roster import Roster
 from privet.store import MemoryStore
@@ -222,6 +223,42 @@ def test_malformed_replies_drop_out_alone() -> None:
     opened = stale.drive(stale.server.open(ROUND, 50, replies))
     assert opened.survivors == (1, 2, 3, 4)
     assert "another epoch" in opened.refused[0]
+
+
+def test_shares_that_do_not_fit_together_abort_the_round() -> None:
+    """A client that gives wrong shares spoils the round, and the server notices: nothing wrong is opened."""
+
+    class Liar:
+        def __init__(self, client: masked.MaskedClient, row: int) -> None:
+            self.client, self.row, self.seal = client, row, client.seal
+
+        def handle(self, op: str, body: Body) -> Body:
+            answer = self.client.handle(op, body)
+            if op == UNMASK:
+                shares = np.array(answer["shares"])
+                shares[self.row, 3] ^= 1
+                answer = {**answer, "shares": shares}
+            return answer
+
+    for row, message in ((0, "the seed of party 0"), (4, "the key of party 4")):
+        cohort = Cohort(5)
+        cohort.clients[0] = Liar(cohort.clients[0], row)  # type: ignore[call-overload]  # what the cohort uses
+        with pytest.raises(RoundAborted, match=message):
+            cohort.round(ROUND, some_values(5, 50), absent=(4,))
+
+
+def test_a_server_opens_prepared_rounds_with_their_survivors_only() -> None:
+    cohort, values = Cohort(5), some_values(5, 50)
+    cohort.drive(cohort.server.prepare(ROUND))
+    replies = cohort.seal(ROUND, values, range(5))
+    with pytest.raises(RoundAborted, match="was not prepared"):
+        cohort.drive(cohort.server._unmasking.recover(RoundId(1), range(5)))
+    with pytest.raises(RoundAborted, match="gave shares"):
+        cohort.drive(cohort.server.open(ROUND, 50, replies), silent=lambda op, party: op == UNMASK)
+    fewer = {party: replies[party] for party in range(4)}
+    with pytest.raises(RoundAborted, match="settled before"):
+        cohort.drive(cohort.server.open(ROUND, 50, fewer))
+    assert cohort.is_sum(cohort.drive(cohort.server.open(ROUND, 50, replies)), values)
 
 
 def test_the_level_none_sums_what_comes() -> None:

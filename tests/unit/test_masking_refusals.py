@@ -358,12 +358,12 @@ def test_trap_12_below_the_floor_nothing_opens() -> None:
         absent = range(5 - missing, 5)
         with pytest.raises(RoundAborted):
             cohort.round(ROUND, values, absent=absent)
-        assert not any(op.startswith("recover") for op, _, _ in cohort.received)
+        assert not any(op.startswith("recover") for op, _ in cohort.asked)
         assert not any(client._masking.exposed(ROUND) for client in cohort.clients)
     cohort = Cohort(5)
     with pytest.raises(RoundAborted, match="3 of 4 parties signed"):
         cohort.round(ROUND, some_values(5, 50), gone=(3, 4))
-    assert not any(op == UNMASK for op, _, _ in cohort.received)
+    assert not any(op == UNMASK for op, _ in cohort.asked)
     cohort = Cohort(5)
     with pytest.raises(RoundAborted, match="3 of 4 parties gave shares"):
         cohort.round(ROUND, some_values(5, 50), lost=(3, 4))

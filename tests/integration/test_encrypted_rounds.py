@@ -275,6 +275,15 @@ def test_dropout_of_the_designated_client_passes_its_part_to_the_next(level: str
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_another_attempt_at_a_round_is_sealed_and_opened_anew(level: str) -> None:
+    run = Consortium(level)
+    run.round(0)
+    opened, _, _ = run.round(0, attempt=1)
+    assert opened.survivors == (0, 1, 2, 3)
+    np.testing.assert_array_equal(run.sites[0].opened[RoundId(0, 1)], run.expected(0, (0, 1, 2, 3)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_below_the_floor_nothing_opens(level: str) -> None:
     run = Consortium(level, dropouts=[Dropout(round=0, party=1), Dropout(round=0, party=3)])
     with pytest.raises(RoundAborted):

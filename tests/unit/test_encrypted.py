@@ -147,6 +147,44 @@ def _finish(steps: Steps[Any]) -> Any:
     raise AssertionError("the server asked something")
 
 
+def test_the_server_adds_only_what_was_made_for_this_round_and_key() -> None:
+    _, clients, server = cohort()
+    prepare(server, clients)
+    replies = {party: clients[party].seal(ROUND, np.arange(10)) for party in range(4)}
+    later = {party: clients[party].seal(RoundId(0, 1), np.arange(10)) for party in range(4)}
+    opened = _finish(server.open(ROUND, 10, {**replies, 1: later[1]}))
+    assert opened.survivors == (0, 2, 3)
+    assert opened.refused[1].startswith("wrong-round")
+    uploads, refused = server._accept(ROUND, 10, replies, epoch=1)
+    assert (uploads, set(refused)) == ({}, {0, 1, 2, 3})
+    swapped = {**replies, 1: replies[2]}
+    assert _finish(server.open(ROUND, 10, swapped)).refused[1].startswith("bad-signature")
+    server.keys._name = bytes(16)
+    with pytest.raises(RoundAborted, match="other-run-key"):
+        _finish(server.open(ROUND, 10, replies))
+
+
+def test_the_server_adds_no_fewer_than_the_floor() -> None:
+    _, clients, server = cohort()
+    prepare(server, clients)
+    replies = {party: clients[party].seal(ROUND, np.arange(10)) for party in (0, 1)}
+    with pytest.raises(RoundAborted, match="2 of 3"):
+        _finish(server.open(ROUND, 10, replies))
+
+
+def test_a_sum_under_another_key_is_refused() -> None:
+    _, clients, server = cohort()
+    prepare(server, clients)
+    replies = {party: clients[party].seal(ROUND, np.arange(10)) for party in range(4)}
+    summed = _finish(server.open(ROUND, 10, replies)).ciphertext
+    with pytest.raises(SealingRefused, match="other-run-key"):
+        clients[0].unseal(ROUND, {**summed, "key": bytes(16)}, 10)
+    with pytest.raises(SealingRefused, match="malformed"):
+        clients[0].unseal(ROUND, {**summed, "survivors": np.array([0, 0, 1])}, 10)
+    with pytest.raises(SealingRefused, match="malformed"):
+        clients[0].unseal(ROUND, summed, 20_000)
+
+
 def test_an_unsigned_roster_is_not_accepted() -> None:
     identities = [Identity.generate() for _ in range(3)]
     roster = Roster("group", tuple(Member(f"site {i}", k.public_key) for i, k in enumerate(identities)))

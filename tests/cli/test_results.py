@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.finished_run import finished_run
@@ -100,6 +104,34 @@ def test_runs_are_found_by_name_under_runs(
     (tmp_path / "runs").symlink_to(runs)
     monkeypatch.chdir(tmp_path)
     assert invoke("show", "private")[0] == 0
+
+
+def test_evaluate_starts_in_a_process_of_its_own_and_names_its_tasks(runs: Path) -> None:
+    command = [sys.executable, "-m", "privet.cli", "evaluate", str(runs / "private"), "--task", "magic"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "lm_eval:NAME" in done.stderr
+
+
+def test_evaluate_shows_base_and_adapter(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import privet.data
+    import privet.evaluate
+
+    def evaluate(
+        run: Path, task: str, *, limit: int | None, progress: Callable[[str, int, int], None]
+    ) -> Any:
+        progress("measuring", 1, 2)
+        assert (run, task, limit) == (runs / "private", "loss", 5)
+        means = {"accuracy": None, "nll": 0.5}
+        return {"task": task, "run": run.name, "base": means, "adapter": {"accuracy": None, "nll": 0.25}}
+
+    monkeypatch.setattr(privet.evaluate, "evaluate", evaluate)
+    arguments = ("evaluate", runs / "private", "--task", "loss", "--limit", 5)
+    code, out, err = invoke(*arguments)
+    assert code == 0
+    assert "0.25" in out
+    assert "measuring: 1 of 2" in err
+    assert json.loads(invoke(*arguments, "--json")[1])["adapter"]["nll"] == 0.25
 
 
 def test_report_and_export_answer_with_paths(runs: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def configured(study: dict[str, Any], rate: float, sampled: float, seed: int) ->
     raw["schedule"] |= {"rounds": study["rounds"], "sampling_rate": sampled, "expected_batch": study["batch"]}
     raw["schedule"]["server"]["learning_rate"] = rate
     raw["privacy"] |= {"noise_multiplier": study["noise_multiplier"], "trust": {"colluders": 0}}
+    raw["engine"] |= {"threads": 1}
     del raw["privacy"]["target_epsilon"]
     return parse(raw).model_copy(update={"sealing": NoSealing()})
 

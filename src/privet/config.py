@@ -222,9 +222,12 @@ class EngineConfig(Section):
     kind: Literal["local"] = Field("local", description="`local` runs all parties in one process.")
     threads: int | None = Field(None, ge=1, description="Torch threads; all cores when absent.")
     micro_batch: int = Field(32, ge=1, description="Records whose gradients are in memory at once.")
-    cache_mebibytes: int = Field(2048, ge=0, description="Memory for what the frozen layers compute; 0 computes it each time.")
+    cache_mebibytes: int = Field(
+        2048, ge=0, description="Memory for what the frozen layers compute; 0 computes it each time."
+    )
     cache_folder: str | None = Field(
-        None, description="Folder for what does not fit; absent keeps nothing on disk. It holds traces of the records."
+        None,
+        description="Folder for what does not fit; absent keeps nothing on disk. It holds traces of the records.",
     )
     deterministic_units: bool = Field(
         False, description="One record at a time: gradients do not depend on the batch they are computed in."

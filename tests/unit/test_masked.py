@@ -132,6 +132,9 @@ def test_agreement_binds_both_keys_and_the_purpose() -> None:
     assert a.agree(b.public, "mask", 1) == b.agree(a.public, "mask", 1)
     different = {a.agree(b.public, "mask", 1), a.agree(b.public, "mask", 2), a.agree(c.public, "mask", 1)}
     assert len(different) == 3
+    # X25519 ignores the top bit of a public key: another encoding of it agrees on the same point, not on the key.
+    twin = b.public[:31] + bytes([b.public[31] | 0x80])
+    assert a.agree(twin, "mask", 1) not in different
     assert "private" not in repr(a)
     with pytest.raises(AgreementError):
         a.agree(bytes(32), "mask", 1)

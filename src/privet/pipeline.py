@@ -192,9 +192,15 @@ class Round:
     role: Role = Role.ROUND
 
     def forward(self, value: Floats, unit_ids: tuple[str, ...], passing: Pass) -> Integers:
-        """float32 [b, k] -> int64 [b, k]; the weight is at most 1 and cannot raise a norm."""
+        """float32 [b, k] -> int64 [b, k]; the weight is at most 1 and cannot raise a norm.
+
+        A row that is not finite, where no clip has seen to it, becomes zero and is counted at the client.
+        """
         keys = passing.keys.rounding([passing.scope + unit for unit in unit_ids])
-        return round_units(value * np.float32(passing.weight), self.grid, keys)
+        zeroed: list[int] = []
+        rounded = round_units(value * np.float32(passing.weight), self.grid, keys, zeroed)
+        passing.count("zeroed_nonfinite", len(zeroed))
+        return rounded
 
     def backward(self, value: Integers) -> Floats:
         """int64 [k] sum -> float32 [k] mean."""

@@ -1,0 +1,90 @@
+"""Federated averaging: the aggregate is the weighted mean of the clients' updates, and none of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy import DIMENSION, Floats, ToyTrainer, config, examples, federation, split
+
+from privet.config import LocalConfig
+from privet.federation import Federation
+from privet.protocol import RoundId
+from privet.wire import WireError
+
+PARTS = split(examples(60), 3)
+LOCAL = {"steps": 3, "learning_rate": 0.05}
+
+
+def fedavg(seal: str = "none", **schedule: Any) -> Federation:
+    average = {"kind": "average", "learning_rate": 1.0}
+    asked = {"rounds": 1, "sampling_rate": None, "expected_batch": None, "local": LOCAL, "server": average}
+    return federation(
+        config(system={"kind": "fedavg"}, privacy=None, sealing={"kind": seal}, schedule=asked | schedule),
+        PARTS,
+    )
+
+
+def update(part: Any, start: Floats) -> Floats:
+    """What one client sends, computed without the federation."""
+    return ToyTrainer().train_locally(start, part, LocalConfig(**LOCAL), b"") - start
+
+
+@pytest.mark.parametrize("seal", ["none", "masked", "encrypted", "encrypted+masked"])
+@pytest.mark.parametrize("weights", [None, (1.0, 0.5, 0.25)])
+def test_the_aggregate_is_the_weighted_mean(seal: str, weights: tuple[float, ...] | None) -> None:
+    """To the grid of 2^-20, over two rounds; under every seal."""
+    f = fedavg(seal, rounds=2, weights=weights)
+    f.engine.run(f.server.steps())
+    shares = np.array(weights or (1.0, 1.0, 1.0))
+    expected = np.zeros(DIMENSION, np.float32)
+    for _ in range(2):
+        updates = np.stack([update(part, expected) for part in PARTS])
+        expected = (expected + (shares[:, None] * updates).sum(axis=0) / shares.sum()).astype(np.float32)
+    np.testing.assert_allclose(f.flat, expected, atol=6 * 2.0**-20)
+    for part in PARTS:
+        single = update(part, np.zeros(DIMENSION, np.float32))
+        assert np.abs(f.flat - single).max() > 0.05, "no client's own"
+
+
+def test_parties_share_no_memory() -> None:
+    """A client that trains in place changes neither the server's adapter nor another client's."""
+    f = fedavg()
+    assert f.server.aggregator is not None
+    flats = [f.server.aggregator.flat, *[client.aggregator.flat for client in f.clients.values()]]
+    f.engine.run(f.server.steps())
+    flats += [f.server.aggregator.flat, *[client.aggregator.flat for client in f.clients.values()]]
+    for i, one in enumerate(flats):
+        assert not any(np.shares_memory(one, other) for other in flats[i + 1 :])
+    before = f.server.aggregator.flat.copy()
+    f.clients[0].aggregator.flat += 1
+    np.testing.assert_array_equal(f.server.aggregator.flat, before)
+
+
+def test_a_round_counts_once() -> None:
+    """However often its sum is opened, also after a restart."""
+    aggregator = fedavg().server.aggregator
+    assert aggregator is not None
+    total = np.arange(DIMENSION, dtype=np.int64) << 18
+    assert aggregator.apply(RoundId(0), total) is not None
+    once, saved = aggregator.flat.copy(), aggregator.to_bytes()
+    assert aggregator.apply(RoundId(0, 1), total) is None
+    np.testing.assert_array_equal(aggregator.flat, once)
+    other = fedavg().server.aggregator
+    assert other is not None
+    other.restore(saved)
+    assert other.apply(RoundId(0), total) is None
+    np.testing.assert_array_equal(other.flat, once)
+    other.apply(RoundId(1), total)
+    assert not np.array_equal(other.flat, once)
+    assert other.flat.flags.writeable
+
+
+def test_a_state_of_another_adapter_is_refused() -> None:
+    aggregator = fedavg().server.aggregator
+    assert aggregator is not None
+    saved = aggregator.to_bytes()
+    aggregator.flat = np.zeros(DIMENSION + 1, np.float32)
+    with pytest.raises(WireError):
+        aggregator.restore(saved)

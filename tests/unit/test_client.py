@@ -1,0 +1,126 @@
+"""A client answers each attempt once: the same bytes for the same question, nothing for another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy import config, examples, federation, split
+
+from privet.client import Client
+from privet.errors import PrivetError
+from privet.mechanism import GaussianMechanism
+from privet.protocol import Body
+from privet.sealing.base import SealingRefused
+from privet.store import MemoryStore
+
+PARTS = split(examples(60), 3)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> tuple[Client, Body, list[int]]:
+    """A client of `dp_lora` in the clear, the question of round 0, and a count of its noise draws."""
+    draws: list[int] = []
+    share = GaussianMechanism.share
+
+    def counted(mechanism: GaussianMechanism, key: bytes) -> Any:
+        draws.append(1)
+        return share(mechanism, key)
+
+    monkeypatch.setattr(GaussianMechanism, "share", counted)
+    f = federation(config(system={"kind": "dp_lora"}, sealing={"kind": "none"}), PARTS)
+    assert f.server.aggregator is not None
+    return f.clients[0], {"number": 0, "attempt": 0, **f.server.aggregator.broadcast()}, draws
+
+
+def test_the_same_question_gets_the_same_bytes_and_no_new_noise(
+    asked: tuple[Client, Body, list[int]],
+) -> None:
+    client, question, draws = asked
+    first = client.handle("round", question)
+    assert len(draws) == 1
+    assert client.handle("round", dict(question)) == first
+    assert len(draws) == 1
+
+
+def test_another_question_for_an_answered_attempt_is_refused(asked: tuple[Client, Body, list[int]]) -> None:
+    """A server that asks the same round with another adapter would get a second release for one charge."""
+    client, question, draws = asked
+    client.handle("round", question)
+    flat = np.array(question["adapter"]) + 1
+    with pytest.raises(SealingRefused) as caught:
+        client.handle("round", {**question, "adapter": flat})
+    assert caught.value.reason == "already-answered"
+    client.handle("round", {**question, "number": 1, "adapter": flat})
+    for number, attempt in ((0, 0), (0, 9)):
+        with pytest.raises(SealingRefused):
+            client.handle("round", {**question, "number": number, "attempt": attempt})
+    assert len(draws) == 2, "a refusal draws nothing"
+
+
+def test_another_attempt_draws_again(asked: tuple[Client, Body, list[int]]) -> None:
+    client, question, draws = asked
+    client.handle("round", question)
+    client.handle("round", {**question, "attempt": 1})
+    assert len(draws) == 2
+
+
+def test_an_answer_is_written_down_before_it_is_given(
+    asked: tuple[Client, Body, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it cannot be written down it is not given either."""
+    client, question, _ = asked
+
+    def full(store: MemoryStore, name: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, "put", full)
+        with pytest.raises(OSError, match="No space"):
+            client.handle("round", question)
+    assert client.store.get("answered.round") is None
+
+
+def test_a_client_that_was_started_again_remembers(asked: tuple[Client, Body, list[int]]) -> None:
+    client, question, draws = asked
+    first = client.handle("round", question)
+    f = federation(config(system={"kind": "dp_lora"}, sealing={"kind": "none"}), PARTS)
+    again = f.clients[0]
+    again.store = client.store
+    assert again.handle("round", question) == first
+    assert len(draws) == 1
+
+
+def test_a_damaged_answer_is_told_and_not_made_anew(asked: tuple[Client, Body, list[int]]) -> None:
+    client, question, draws = asked
+    client.handle("round", question)
+    kept = client.store.get("answered.round")
+    assert kept is not None
+    client.store.put("answered.round", kept[:-5])
+    with pytest.raises(PrivetError, match="damaged") as caught:
+        client.handle("round", question)
+    assert caught.value.field == "silo0"
+    assert caught.value.hint
+    assert len(draws) == 1
+
+
+def test_an_adapter_of_another_size_is_refused(asked: tuple[Client, Body, list[int]]) -> None:
+    client, _, _ = asked
+    with pytest.raises(SealingRefused) as caught:
+        client.handle("enrol", {"run": "toy", "dimension": 7})
+    assert caught.value.reason == "other-adapter"
+
+
+def test_nothing_but_the_contribution_is_answered(asked: tuple[Client, Body, list[int]]) -> None:
+    """No counts, no losses: what the simulator shows stays an attribute."""
+    client, question, _ = asked
+    assert set(client.handle("round", question)) == {"words"}
+    assert client.observed["units"] == 1 + client.observed.get("sampled", client.observed["units"] - 1)
+
+
+@pytest.mark.parametrize("op", ["open", "finish"])
+def test_a_client_at_a_plain_level_opens_nothing(asked: tuple[Client, Body, list[int]], op: str) -> None:
+    client, _, _ = asked
+    with pytest.raises(SealingRefused):
+        client.handle(op, {"number": 0, "attempt": 0, "rounds": 0})

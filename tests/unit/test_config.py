@@ -1,0 +1,119 @@
+"""Reading a configuration: every mistake with its path, overrides, and a file that says what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.toy import config
+
+from privet.config import ConfigError, load, parse, read_yaml, to_yaml, with_overrides
+from privet.errors import PrivetError
+from privet.run_folder import config_hash
+
+RAW: dict[str, Any] = config().model_dump(mode="json")
+
+
+def problems(raw: dict[str, Any]) -> dict[str, Any]:
+    with pytest.raises(ConfigError) as caught:
+        parse(raw, "run.yaml")
+    assert caught.value.field == "run.yaml"
+    assert caught.value.hint
+    return {problem.path: problem for problem in caught.value.problems}
+
+
+def test_every_mistake_of_single_fields_comes_at_once() -> None:
+    raw = with_overrides(
+        RAW,
+        [
+            "schedule.rounds=0",
+            "privacy.delta=2",
+            "lora.factors=neither",
+            "engine.kind=cloud",
+            "privacy.epsilon=3",
+            "sealing.treshold=3",
+            "colour=red",
+        ],
+    )
+    del raw["model"]
+    found = problems(raw)
+    assert len(found) == 8
+    assert found["schedule.rounds"].given == 0
+    assert "1" in found["schedule.rounds"].allowed
+    assert "lt 1" in found["privacy.delta"].allowed
+    assert "freeze_a" in found["lora.factors"].allowed
+    assert found["privacy.epsilon"].message == "unknown key"
+    assert found["colour"].message == "unknown key"
+    assert found["model"].message == "is missing"
+    assert any("treshold" in path for path in found)
+
+
+def test_a_long_value_is_cut() -> None:
+    found = problems(RAW | {"version": "x" * 5000})
+    assert len(str(found["version"])) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [1", "valid YAML"), ("- 1\n- 2", "no sections"), ("", "no sections"), (None, "cannot be read")],
+)
+def test_a_file_that_is_none(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(PrivetError, match=message) as caught:
+        read_yaml(path)
+    assert caught.value.field == str(path)
+    assert caught.value.hint
+
+
+def test_a_yaml_mistake_is_placed_and_bytes_that_are_no_text_too(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("system:\n  kind: hedge\n bad: 1\n", encoding="utf-8")
+    with pytest.raises(PrivetError) as caught:
+        read_yaml(path)
+    assert caught.value.given == "line 3, column 2"
+    path.write_bytes(b"\xff\xfe\x00system")
+    with pytest.raises(PrivetError) as caught:
+        read_yaml(path)
+    assert caught.value.given is not None
+
+
+def test_overrides_are_yaml_and_leave_the_original_alone() -> None:
+    raw: dict[str, Any] = {"schedule": {"rounds": 3}, "privacy": None}
+    merged = with_overrides(raw, ["schedule.rounds=7", "privacy.delta=1e-6", "a.b.c=[1, x]", "n=null"])
+    assert merged == {
+        "schedule": {"rounds": 7},
+        "privacy": {"delta": "1e-6"},
+        "a": {"b": {"c": [1, "x"]}},
+        "n": None,
+    }
+    assert raw == {"schedule": {"rounds": 3}, "privacy": None}
+    for wrong in ("rounds", "=3", "schedule.rounds.deep=3"):
+        with pytest.raises(PrivetError) as caught:
+            with_overrides(raw, [wrong])
+        assert caught.value.field == "--set"
+        assert caught.value.given == wrong
+
+
+def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config()), encoding="utf-8")
+    assert load(path) == config()
+    assert config_hash(load(path)) == config_hash(config())
+
+
+def test_the_hash_names_what_a_run_computes_and_nothing_else() -> None:
+    base = config_hash(config())
+    for same in ({"threads": 1}, {"cache_mebibytes": 0}, {"diagnostics": False}):
+        assert config_hash(config(engine=same)) == base
+    for other in (
+        {"engine": {"micro_batch": 3}},
+        {"engine": {"deterministic_units": True}},
+        {"privacy": {"noise_multiplier": 1.1}},
+        {"seed": 1},
+        {"insecure_test_seed": 8},
+        {"sealing": {"kind": "encrypted"}},
+    ):
+        assert config_hash(config(**other)) != base

@@ -1,0 +1,106 @@
+"""What a plan says is what the finished run's ledger, statement and byte counts say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy import DIMENSION, config
+from support.toy_runs import gatherer
+
+import privet.runs
+from privet import plan
+from privet.config import Config, to_yaml
+from privet.errors import PrivetError
+from privet.plan import ModelSize
+
+CLIENT = {"unit": "client", "relation": "zero-out"}
+DP_LORA = {"system": {"kind": "dp_lora"}, "sealing": {"kind": "none"}, "schedule": {"local": {"steps": 3}}}
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four silos of toy records, and the toy's dimension in place of a model's."""
+    silos = [SimpleNamespace(name=f"silo{i}") for i in range(4)]
+    dataset = SimpleNamespace(silos=silos, test={}, test_public=False, public=[1], size=80)
+    monkeypatch.setattr(plan, "load_data", lambda config: dataset)
+    everything = (np.arange(DIMENSION, dtype=np.int64),)
+    monkeypatch.setattr(plan, "model_size", lambda config: ModelSize(1000, 800, DIMENSION, everything))
+    monkeypatch.setattr(privet.runs, "gather", gatherer(4))
+
+
+def real(**sections: Any) -> Config:
+    return config(insecure_test_seed=None, **sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"privacy": CLIENT},
+        {"privacy": {"noise_multiplier": None, "target_epsilon": 2.0}},
+        DP_LORA,
+        {"system": {"kind": "fedavg"}, "privacy": None},
+    ],
+)
+def test_a_plan_promises_what_the_run_then_has(sections: dict[str, Any], tmp_path: Path) -> None:
+    asked = real(**sections)
+    planned = plan.make(asked).as_dict()
+    assert planned["refusals"] == []
+    result = privet.runs.start(asked, to_yaml(asked), tmp_path / "run")
+    assert result["stopped"] is None
+    statement = json.loads((tmp_path / "run" / "privacy.json").read_text(encoding="utf-8"))
+    if asked.privacy is None:
+        assert statement["epsilon"] == "none"
+        assert all(row["epsilon"] is None and row["reason"] for row in planned["observers"])
+    else:
+        found = {name: (row["value"], row["method"]) for name, row in statement["epsilon"].items()}
+        assert {row["observer"]: (row["epsilon"], row["method"]) for row in planned["observers"]} == found
+        assert planned["noise_multiplier"] == statement["noise_multiplier"]
+        assert (planned["unit"], planned["relation"], planned["delta"]) == tuple(
+            statement[name] for name in ("unit", "relation", "delta")
+        )
+    assert planned["rounds"] == result["rounds"]
+    assert planned["trained_values"] == DIMENSION
+
+
+@pytest.mark.parametrize("seal", ["none", "masked", "encrypted", "encrypted+masked"])
+def test_planned_bytes_are_those_that_travel(seal: str, tmp_path: Path) -> None:
+    """Within a fifth and 1200 bytes of headers, keys and signatures a round, which weigh much on these tiny vectors."""
+    asked = real(system={"kind": "fedavg"}, privacy=None, sealing={"kind": seal}, schedule={"rounds": 8})
+    planned = plan.make(asked).as_dict()
+    result = privet.runs.start(asked, to_yaml(asked), tmp_path / "run")
+    for way in ("up", "down"):
+        each = result[f"bytes_{way}"] / (8 * 4)
+        assert abs(planned[f"bytes_{way}_per_client_round"] - each) < 0.2 * each + 1200, way
+
+
+def test_a_plan_for_another_epsilon() -> None:
+    planned = plan.make(real(), target_epsilon=1.5).as_dict()
+    worst = max(row["epsilon"] for row in planned["observers"] if row["inside_trust_model"])
+    assert 1.4 < worst <= 1.5
+    with pytest.raises(PrivetError) as caught:
+        plan.make(real(system={"kind": "fedavg"}, privacy=None), target_epsilon=1.5)
+    assert caught.value.field == "--epsilon"
+    assert caught.value.hint
+
+
+def test_refusals_come_before_the_run() -> None:
+    planned = plan.make(real(privacy={"noise_multiplier": 0.5, "max_epsilon": 0.1})).as_dict()
+    assert any("budget" in reason for reason in planned["refusals"])
+    insecure = plan.make(config()).as_dict()
+    assert all(
+        row["epsilon"] is None and "insecure_test_seed" in row["reason"] for row in insecure["observers"]
+    )
+
+
+def test_noise_over_signal() -> None:
+    """sigma C sqrt(D) over the expected batch at full length, to the rounding of the grid."""
+    planned = plan.make(real(privacy={"clip_norm": 0.5, "noise_multiplier": 2.0})).as_dict()
+    assert planned["noise_norm"] == pytest.approx(2.0 * 0.5 * DIMENSION**0.5, rel=0.02)
+    assert planned["largest_signal"] == pytest.approx(40 * 0.5)
+    assert planned["noise_to_signal"] == pytest.approx(planned["noise_norm"] / planned["largest_signal"])

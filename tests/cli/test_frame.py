@@ -118,8 +118,10 @@ def test_unknown_options_and_verbs_are_exit_code_2() -> None:
     assert CliRunner().invoke(app, ["ls", "--frobnicate"]).exit_code == 2
 
 
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; a terminal's own jobs heed it.
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 import privet.runs
 given = sys.argv[1]

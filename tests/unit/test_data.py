@@ -407,7 +407,7 @@ def test_a_silo_without_records_is_an_error() -> None:
 
 def test_no_records_at_all(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
-    with pytest.raises(PrivetError, match="no training records"):
+    with pytest.raises(PrivetError, match="has no records"):
         load(config(kind="jsonl", path=str(tmp_path / "rows.jsonl"), template=PAIRS))
 
 

@@ -12,6 +12,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from hypothesis import HealthCheck, settings
 
+from fixtures_small import small_folder  # noqa: F401 - a fixture
+
 settings.register_profile(
     "repeatable",
     derandomize=True,

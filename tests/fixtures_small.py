@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from privet.small_model import small_model_dir
-
 
 @pytest.fixture(scope="session")
 def small_folder() -> Path:
     """Folder of the small model (`model.name: small`)."""
+    from privet.small_model import small_model_dir
+
     return small_model_dir()

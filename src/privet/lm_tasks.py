@@ -9,6 +9,7 @@ It is a quick look at what knowledge was kept, not a leaderboard's number.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.resources
 import importlib.util
 import io
@@ -26,6 +27,7 @@ from privet.errors import PrivetError
 OFFLINE_TASK = "mmlu_offline"
 ALIASES = {"ceval": "ceval-valid"}
 _QUESTION = re.compile(r"^(.*?)\s*\(A\)(.*)\(B\)(.*)\(C\)(.*)\(D\)(.*)$", re.DOTALL)
+_PROMPT = "{{question}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:"
 _ANSWER = re.compile(r"answer is \(([A-D])\)")
 
 
@@ -49,15 +51,9 @@ class LmEval:
                 given=f"lm_eval:{task}",
                 hint="pip install 'privet[eval]'",
             )
-        from lm_eval.tasks import TaskManager
-
         self.name = ALIASES.get(task, task)
         self.limit, self.batch_size = limit, batch_size
-        self._folder = tempfile.TemporaryDirectory(prefix="privet-lm-eval-")
-        if self.name == OFFLINE_TASK:
-            write_offline_task(Path(self._folder.name))
-        self._tasks = TaskManager(include_path=self._folder.name)
-        if self.name not in self._tasks.task_index:
+        if self.name != OFFLINE_TASK and self.name not in _tasks_of_the_package().task_index:
             raise PrivetError(
                 "lm-eval has no such task",
                 field="--task",
@@ -83,11 +79,11 @@ class LmEval:
 
         try:
             # The harness writes its progress and warnings to stderr, whatever its verbosity.
-            with contextlib.redirect_stderr(io.StringIO()):
+            with contextlib.redirect_stderr(io.StringIO()), self._tasks() as tasks:
                 found = lm_eval.simple_evaluate(
                     model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self.batch_size),
                     tasks=[self.name],
-                    task_manager=self._tasks,
+                    task_manager=tasks,
                     limit=self.limit,
                     log_samples=False,
                     bootstrap_iters=100,
@@ -101,6 +97,25 @@ class LmEval:
                 hint=f"its data come from the Hugging Face hub; lm_eval:{OFFLINE_TASK} needs no network",
             ) from error
         return _metrics(found, self.name)
+
+    @contextlib.contextmanager
+    def _tasks(self) -> Iterator[Any]:
+        if self.name != OFFLINE_TASK:
+            yield _tasks_of_the_package()
+            return
+        from lm_eval.tasks import TaskManager
+
+        with tempfile.TemporaryDirectory(prefix="privet-lm-eval-") as folder:
+            write_offline_task(Path(folder))
+            yield TaskManager(include_path=folder, include_defaults=False)
+
+
+@functools.cache
+def _tasks_of_the_package() -> Any:
+    """The index of all of the package's tasks; it reads thousands of files, so it is made once."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _metrics(found: dict[str, Any], name: str) -> dict[str, float]:
@@ -141,7 +156,7 @@ def write_offline_task(folder: Path) -> Path:
         "dataset_kwargs": {"data_files": {"test": str(data)}},
         "test_split": "test",
         "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:",
+        "doc_to_text": _PROMPT,
         "doc_to_choice": ["A", "B", "C", "D"],
         "doc_to_target": "answer",
         "num_fewshot": 0,
@@ -154,7 +169,7 @@ def write_offline_task(folder: Path) -> Path:
 
 
 def offline_items() -> Iterator[dict[str, Any]]:
-    """The four-choice questions in the installed lm-eval: ``subject``, ``question``, ``choices``, ``answer`` (0 to 3)."""
+    """The four-choice questions of the installed lm-eval: subject, question, choices, and answer (0 to 3)."""
     folder = importlib.resources.files("lm_eval") / "tasks" / "mmlu" / "flan_cot_fewshot"
     for file in sorted(folder.iterdir(), key=lambda path: path.name):
         if not file.name.startswith("mmlu_") or not file.name.endswith(".yaml"):

@@ -520,6 +520,8 @@ def test_a_wrapped_key_changed_on_the_way_is_refused(field: str, reason: str) ->
         client.handle("keys.run.accept", {**handed, field: bytes(changed)})
     with pytest.raises(SealingRefused, match="bad-signature"):
         client.handle("keys.run.accept", {**handed, "maker": 2})
+    with pytest.raises(SealingRefused, match="bad-sender"):
+        client.handle("keys.run.accept", {**handed, "maker": 1})
     client.handle("keys.run.accept", handed)
     assert client.keys.key.name == made["key"]
     with pytest.raises(SealingRefused, match="no-advert"):

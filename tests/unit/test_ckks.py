@@ -88,6 +88,7 @@ def test_malformed_ciphertexts_are_refused() -> None:
     smaller.global_scale = 2**20
     other_scale = holder._context.copy()
     other_scale.global_scale = 2**30
+    switched = tenseal.ckks_vector(holder._context, [1.0] * SLOTS) * 1.0
     short = tenseal.ckks_vector(holder._context, [1.0, 2.0]).serialize()
     cases = [
         b"",
@@ -98,6 +99,7 @@ def test_malformed_ciphertexts_are_refused() -> None:
         tenseal.ckks_vector(smaller, [1.0]).serialize(),
         tenseal.ckks_vector(other_scale, [1.0] * SLOTS).serialize(),
         short,
+        switched.serialize(),
     ]
     for bad in cases:
         with pytest.raises(CiphertextRefused):

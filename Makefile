@@ -18,7 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)  ## make the environment in .venv
 
 demo: setup      ## fine-tune SmolLM2 over four silos with differential privacy
-	$(BIN)/privet fetch all
+	$(BIN)/privet fetch smollm2
+	$(BIN)/privet fetch sentiment
 	$(BIN)/privet run examples/sentiment.yaml --out runs/demo --fresh
 
 test: setup      ## the whole test suite

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from privet.data import Dataset, Record, load
+from privet.data import Dataset, Record
+from privet.data.load import load
 from privet.data.near_duplicates import near_duplicates, normalise, shingles
 from privet.data.partition import partition
 from privet.data.split import Part, part_of

@@ -62,7 +62,7 @@ def test_choices_are_what_the_run_measured(run: Path) -> None:
 
 def test_scores_are_those_of_plain_transformers(run: Path) -> None:
     """Accuracy and NLL among the verbalisers, computed again with one unpadded forward pass a record."""
-    from privet.data import load
+    from privet.data.load import load
     from privet.data_config import SentimentData
 
     measured = {row["silo"]: row for row in evaluate(run, "sentiment")["silos"] if row["when"] == "base"}

@@ -10,7 +10,7 @@ import torch
 
 from privet import small_model
 from privet.cache import sha256_file
-from privet.data import load
+from privet.data.load import load
 from privet.data.near_duplicates import normalise
 from privet.data_config import DOMAINS, SentimentData
 from privet.model_config import ModelConfig

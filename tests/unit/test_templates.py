@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -263,3 +265,12 @@ def test_end_of_text_without_an_end_token() -> None:
     with pytest.raises(PrivetError, match="no end-of-text token") as caught:
         tokenise([pair("a", "b")], make_tokenizer(eos_token=None), PromptTemplate(), 20)
     assert "end_of_text" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "module", ["privet.templates", "privet.tokenise", "privet.data.load", "privet.evaluate"]
+)
+def test_modules_can_be_imported_first(module: str) -> None:
+    """Templates make records and data are rendered by templates; neither package may need the other half loaded."""
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

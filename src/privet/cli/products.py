@@ -25,8 +25,6 @@ def evaluate(
     json_: JsonOption = False,
 ) -> None:
     """Evaluate a run's adapter beside its base model."""
-    # privet.templates, which evaluation begins with, and privet.data need each other: the package has to come first.
-    import privet.data  # noqa: F401
     from privet.cli.tables import facts_table
     from privet.evaluate import evaluate as measure
     from privet.evaluate import flat_facts

@@ -11,6 +11,8 @@ Whether a model allows this is tried on a few tokens when it is wrapped. One tha
 keys and values with lower ones, embeddings fed to every layer) runs whole, and `Decoder.whole_reason` says
 why.
 
+Where only some positions are wanted, the last layer's MLP is computed at those alone.
+
 Records are padded on the right and no mask is given: attention is causal, so a real token never sees padding.
 """
 
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 from privet.errors import PrivetError
 from privet.head import Head
-from privet.lora_layers import decoder_layers
+from privet.lora_layers import LoraLinear, decoder_layers
 
 
 class _Reached(Exception):
@@ -53,6 +55,19 @@ class _Enter(nn.Module):
         return self.hidden
 
 
+class _AtPositions(nn.Module):
+    """A position-wise module computed at some positions only; zeros elsewhere."""
+
+    def __init__(self, inner: nn.Module, where: Tensor) -> None:
+        super().__init__()
+        self.inner, self.where = inner, where
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        flat = hidden.flatten(0, 1)
+        out: Tensor = torch.zeros_like(flat).index_copy(0, self.where, self.inner(flat[self.where]))
+        return out.view_as(hidden)
+
+
 class Decoder:
     """A causal language model's decoder and head.
 
@@ -78,6 +93,7 @@ class Decoder:
         self._top_stack = nn.ModuleList([self._enter, *passing, *list(self._stack)[first_layer:]])
         self.head = self._find_head()
         self.whole_reason = self._why_whole()
+        self._narrows = self._can_narrow()
 
     @property
     def device(self) -> torch.device:
@@ -96,10 +112,20 @@ class Decoder:
         """Width H of the hidden states."""
         return int(self.model.config.get_text_config().hidden_size)
 
-    def whole(self, ids: Tensor) -> Tensor:
-        """Last hidden states [b, T, H] (normalised, ready for the head) of token ids int64 [b, T]."""
-        hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden
+    def whole(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
+        """Last hidden states, ready for the head.
+
+        Args:
+            ids: Token ids, int64 [b, T].
+            where: int64 [n], positions in the flattened [b·T] that are wanted; the others may come out as
+                anything finite. ``None`` wants all.
+
+        Returns:
+            [b, T, H].
+        """
+        with self._narrowed(where, ids.numel()):
+            hidden: Tensor = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+            return hidden
 
     @torch.no_grad()
     def prefix(self, ids: Tensor) -> Tensor:
@@ -111,11 +137,11 @@ class Decoder:
                 return reached.hidden
         raise RuntimeError("the decoder did not run its layers")
 
-    def top(self, hidden: Tensor) -> Tensor:
-        """Last hidden states [b, T, H] from those that enter the first adapted layer, [b, T, H]."""
+    def top(self, hidden: Tensor, where: Tensor | None = None) -> Tensor:
+        """As `whole`, from the states [b, T, H] that enter the first adapted layer."""
         self._enter.hidden = hidden
         try:
-            with self._layers(self._top_stack):
+            with self._layers(self._top_stack), self._narrowed(where, hidden.shape[0] * hidden.shape[1]):
                 last: Tensor = self._decoder(inputs_embeds=hidden, use_cache=False).last_hidden_state
                 return last
         finally:
@@ -128,6 +154,20 @@ class Decoder:
             yield
         finally:
             setattr(self._decoder, self._attribute, self._stack)
+
+    @contextmanager
+    def _narrowed(self, where: Tensor | None, positions: int) -> Iterator[None]:
+        # Above the last attention positions don't meet any more, and its MLP is most of a layer's work.
+        if where is None or not self._narrows or 4 * len(where) > 3 * positions:
+            yield
+            return
+        last: Any = self._stack[-1]
+        inner = last.mlp
+        last.mlp = _AtPositions(inner, where)
+        try:
+            yield
+        finally:
+            last.mlp = inner
 
     def _probe(self) -> Tensor:
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
@@ -156,7 +196,8 @@ class Decoder:
         ids, kind = self._probe(), type(self.model).__name__
         try:
             hidden = self.prefix(ids)
-            # Whatever a layer left elsewhere for a higher one must be another record's when the upper half runs.
+            # Whatever a layer left elsewhere for a higher one must be another record's when the upper half
+            # runs.
             self.prefix(ids.flip(0))
             split = self.top(hidden)
         except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError) as error:
@@ -164,6 +205,19 @@ class Decoder:
         if not _agree(split, self.whole(ids)):
             return f"{kind} carries more than hidden states from layer to layer"
         return None
+
+    @torch.no_grad()
+    def _can_narrow(self) -> bool:
+        inner = getattr(self._stack[-1], "mlp", None)
+        if inner is None or any(isinstance(module, LoraLinear) for module in inner.modules()):
+            return False
+        ids, where = self._probe(), torch.tensor([1, 4, 9], device=self.device)
+        self._narrows = True
+        try:
+            narrow = self.whole(ids, where).flatten(0, 1)[where]
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+            return False
+        return _agree(narrow, self.whole(ids).flatten(0, 1)[where])
 
 
 def _agree(left: Tensor, right: Tensor) -> bool:

@@ -1,8 +1,12 @@
-"""The language model's head and its loss, at supervised positions only and in chunks.
+"""The language model's head and its loss: at supervised positions only, in blocks that stay in the
+processor's caches.
 
-The head is frozen, so the gradient that enters the decoder is made together with the loss, from the same
-logits: ``dnll/dh = (softmax(Wh) − onehot(y))ᵀ W``. No logits outlive a chunk. For SmolLM2 (49,152 words) the
-head costs as much as nine of its thirty layers, which is why positions without a target must not reach it.
+The head is frozen, so the gradient that enters the decoder, ``dnll/dh = (softmax(Wh) − onehot(y))ᵀ W``, is
+made together with the loss in one sweep over blocks of the vocabulary. Running maxima rescale what was summed
+before, as in online softmax (Milakov and Gimelshein, arXiv 1805.02867; applied to the loss by Wijmans et al.,
+Cut Your Losses, arXiv 2411.09009, section 4). The logits of all words never exist at once. For SmolLM2
+(49,152 words) the head costs as much as eight of its thirty layers, which is why positions without a target
+must not reach it.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CHUNK_LOGITS = 8 << 20
-"""Logits in one chunk (32 MiB of float32): enough rows to keep the matrix product efficient."""
+ROWS, WORDS = 512, 2048
+"""Positions and words of a block: 4 MiB of float32 logits."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,16 @@ class Head:
         chosen = torch.tensor(tokens, device=self.weight.device)
         return Head(self.weight[chosen], None if self.bias is None else self.bias[chosen], self.cap)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [n, V] of hidden states [n, H]."""
-        z = functional.linear(hidden, self.weight, self.bias).to(torch.float32)
+    def logits(self, hidden: Tensor, words: slice = slice(None)) -> Tensor:
+        """Logits float32 [n, words] of hidden states [n, H]."""
+        bias = None if self.bias is None else self.bias[words]
+        z = functional.linear(hidden, self.weight[words], bias).to(torch.float32)
         return z if self.cap is None else self.cap * torch.tanh(z / self.cap)
 
     @torch.no_grad()
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Negative log-likelihood in nats, float32 [n], of ``labels`` int64 [n] at ``hidden`` [n, H]."""
-        losses = torch.empty(len(labels), device=hidden.device)
-        for rows in self._chunks(len(labels)):
-            logits = self.logits(hidden[rows])
-            losses[rows] = functional.cross_entropy(logits, labels[rows], reduction="none")
-        return losses
+        return self._sweep(hidden, labels, None)[0]
 
     @torch.no_grad()
     def nll_and_gradient(self, hidden: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,22 +74,37 @@ class Head:
         Returns:
             float32 [n] and [n, H] in the dtype of ``hidden``.
         """
-        losses, gradient = torch.empty_like(weights), torch.empty_like(hidden)
-        for rows in self._chunks(len(labels)):
-            z = self.logits(hidden[rows])
-            target = labels[rows, None]
-            log_norm = torch.logsumexp(z, dim=1, keepdim=True)
-            losses[rows] = (log_norm - z.gather(1, target))[:, 0]
-            # In place from here: p = softmax(z) becomes the gradient in the logits.
-            slope = None if self.cap is None else 1 - (z / self.cap).square()
-            p = z.sub_(log_norm).exp_()
-            p.scatter_add_(1, target, torch.full_like(target, -1, dtype=p.dtype))
-            p.mul_(weights[rows, None])
-            if slope is not None:
-                p.mul_(slope)
-            gradient[rows] = p.to(self.weight.dtype) @ self.weight
+        return self._sweep(hidden, labels, weights)
+
+    def _sweep(self, hidden: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        losses = torch.empty(len(labels), device=hidden.device)
+        gradient = torch.empty_like(hidden) if weights is not None else hidden
+        for start in range(0, len(labels), ROWS):
+            rows = slice(start, start + ROWS)
+            h, y = hidden[rows], labels[rows, None]
+            top = torch.full((len(y), 1), -torch.inf, device=h.device)
+            norm, target, slope_at_target = torch.zeros_like(top), torch.zeros_like(top), torch.ones_like(top)
+            mean = torch.zeros(h.shape, device=h.device)  # Σ_w exp(z_w − top)·slope_w·W_w
+            for words in self._words():
+                z = self.logits(h, words)
+                inside = (y >= words.start) & (y < words.start + z.shape[1])
+                at = (y - words.start).clamp(0, z.shape[1] - 1)
+                target = torch.where(inside, z.gather(1, at), target)
+                before, top = top, torch.maximum(top, z.amax(1, keepdim=True))
+                shrink = (before - top).exp_()
+                slope = None if self.cap is None else 1 - (z / self.cap).square_()
+                p = z.sub_(top).exp_()  # z's memory
+                norm = norm * shrink + p.sum(1, keepdim=True)
+                if weights is not None:
+                    if slope is not None:
+                        slope_at_target = torch.where(inside, slope.gather(1, at), slope_at_target)
+                        p.mul_(slope)
+                    mean.mul_(shrink).add_(p.to(self.weight.dtype) @ self.weight[words])
+            losses[rows] = (top + norm.log() - target)[:, 0]
+            if weights is not None:
+                own = self.weight[y[:, 0]].to(torch.float32) * slope_at_target
+                gradient[rows] = ((mean / norm).sub_(own) * weights[rows, None]).to(h.dtype)
         return losses, gradient
 
-    def _chunks(self, count: int) -> Iterator[slice]:
-        rows = max(1, CHUNK_LOGITS // self.weight.shape[0])
-        return (slice(start, start + rows) for start in range(0, count, rows))
+    def _words(self) -> Iterator[slice]:
+        return (slice(start, start + WORDS) for start in range(0, self.weight.shape[0], WORDS))

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privet import causal_attention
 from privet.decoder import Decoder
 from privet.errors import PrivetError
 from privet.frozen_prefix import FrozenPrefix
@@ -48,7 +49,8 @@ class Backbone:
         deterministic_units: One record a pass; see the module's text.
         max_tokens: Tokens in one pass, padding included; bounds memory.
         answers: Tokens that a supervised token is compared with in training; ``None`` compares with the whole
-            vocabulary. For a task with choices the gradient then says which choice, not that it is one of them.
+            vocabulary. For a task with choices the gradient then says which choice, not that it is one of
+            them.
 
     Attributes:
         layout: Order of the adapters' tensors in the flat vector.
@@ -72,6 +74,7 @@ class Backbone:
         self._adapters = attach(model, spec)
         self.layout: AdapterLayout = self._adapters.layout
         self.deterministic_units, self.max_tokens = deterministic_units, max_tokens
+        causal_attention.use(model)
         self._decoder = Decoder(model, self._adapters.first_layer)
         self._answers = None if answers is None else tuple(sorted(set(answers)))
         head = self._decoder.head
@@ -97,6 +100,7 @@ class Backbone:
     def detach(self) -> None:
         """Takes the adapters out of the model again, which is then as it was given."""
         self._adapters.detach()
+        causal_attention.put_back(self._decoder.model)
 
     def warm(self, examples: Sequence[ExampleLike]) -> None:
         """Computes what the cache lacks of these records ahead of time; without a cache, nothing happens."""
@@ -227,9 +231,10 @@ class Backbone:
                 yield MicroBatch.of(group), self._prefix.padded([next(states) for _ in group])
 
     def _last(self, batch: MicroBatch, states: Tensor | None) -> Tensor:
+        where = torch.from_numpy(batch.where).to(self._decoder.device)
         if states is not None:
-            return self._decoder.top(states)
-        return self._decoder.whole(torch.from_numpy(batch.ids).to(self._decoder.device))
+            return self._decoder.top(states, where)
+        return self._decoder.whole(torch.from_numpy(batch.ids).to(self._decoder.device), where)
 
     def _supervised(self, batch: MicroBatch, last: Tensor) -> tuple[Tensor, Tensor]:
         where = torch.from_numpy(batch.where).to(last.device)

@@ -88,6 +88,50 @@ def test_gradients_do_not_depend_on_micro_batches_and_average_to_the_mean_gradie
     assert loss == pytest.approx(float(backbone.losses(cases).mean()), rel=1e-5)
 
 
+@pytest.mark.parametrize("in_mlp", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_alone_are_learned_as_if_all_positions_were_computed(family: str, in_mlp: bool) -> None:
+    # Few supervised positions make the last layer's MLP compute at those alone, unless it has an adapter itself.
+    targets = (("c_fc", "c_attn") if family == "gpt2" else ("gate_proj", "v_proj")) if in_mlp else None
+    model = make_model(family)
+    backbone = Backbone(model, spec(targets=targets))
+    backbone.set_flat(random_flat(backbone))
+    cases = make_cases([9, 17, 12, 8], answer=2)
+    rows = gradients_by_id(backbone, cases, 3)
+    for case, loss in zip(cases, backbone.losses(cases, 4), strict=True):
+        expected_loss, expected = oracle(model, case)
+        assert loss == pytest.approx(expected_loss, rel=1e-5)
+        assert relative(rows[case.id], expected) < 2e-5
+
+
+def test_training_among_answers_ignores_all_other_words() -> None:
+    model = make_model()
+    answers = (9, 4, 30)
+    backbone = Backbone(model, spec(), answers=answers)
+    backbone.set_flat(random_flat(backbone))
+    cases = make_cases([9, 12], answer=1)
+    for case, answer in zip(cases, (30, 4), strict=True):
+        case.input_ids[-1] = answer
+    weight = model.lm_head.weight.data.clone()
+    rows = gradients_by_id(backbone, cases, 2)
+    loss = backbone.mean_gradient(cases)[1]
+    # The same from the whole vocabulary, with every other word made impossible.
+    with torch.no_grad():
+        logits = torch.stack(
+            [model(input_ids=torch.tensor([c.input_ids.tolist()])).logits[0, -2] for c in cases]
+        )
+    expected = functional.cross_entropy(logits[:, sorted(answers)], torch.tensor([2, 0])).item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    other = [word for word in range(weight.shape[0]) if word not in answers]
+    model.lm_head.weight.data[other] = 123.0
+    assert {name: row.tobytes() for name, row in gradients_by_id(backbone, cases, 2).items()} == {
+        name: row.tobytes() for name, row in rows.items()
+    }
+    cases[0].input_ids[-1] = 5
+    with pytest.raises(PrivetError, match="none of the verbalisers"):
+        gradients_by_id(backbone, cases, 2)
+
+
 def test_bfloat16_base_gives_the_float32_gradients_to_its_precision() -> None:
     cases = make_cases([9, 17, 12])
     exact = Backbone(make_model(), spec())

@@ -193,10 +193,7 @@ def _peft_steps(model: Any, work: Workload, vocabulary: int) -> Callable[[Superv
     def steps(supervision: Supervision) -> Step:
         prepared = []
         for batch in work.records(vocabulary, supervision):
-            ids = torch.from_numpy(np.stack([example.input_ids for example in batch]).astype(np.int64))
-            # labels[i + 1] belongs to position i; −100 is not learned.
-            learned = np.stack([np.roll(example.supervised, 1) for example in batch])
-            labels = torch.where(torch.from_numpy(learned), ids, -100)
+            ids, labels = hugging_face_batch(batch)
             prepared.append((ids.to(model.device), labels.to(model.device)))
 
         def step(number: int) -> None:
@@ -208,6 +205,16 @@ def _peft_steps(model: Any, work: Workload, vocabulary: int) -> Callable[[Superv
         return step
 
     return steps
+
+
+def hugging_face_batch(batch: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, int64 [b, T] each, of records of one length, as transformers wants them.
+
+    ``labels[t]`` is the token at t if it is learned, else −100; transformers shifts them itself.
+    """
+    ids = torch.from_numpy(np.stack([example.input_ids for example in batch]).astype(np.int64))
+    learned = np.stack([np.roll(example.supervised, 1) for example in batch])
+    return ids, torch.where(torch.from_numpy(learned), ids, -100)
 
 
 def _plain_step(backbone: Backbone, batches: Sequence[Sequence[Example]]) -> Step:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mutants.catalogue import MUTANTS
+from mutants.catalogue import MUTANTS, Mutant
 from mutants.page import page
+from mutants.planting import Stale, plant
 from mutants.trial import Verdict, attempt, judge
 
 ROOT = Path(__file__).parent.parent
@@ -28,13 +32,16 @@ def main() -> int:
         print("\n".join(m.name for m in chosen) or "no such mutant")
         return 0 if chosen else 2
     started = time.monotonic()
-    if not _pass_as_they_are(sorted({test for m in chosen for test in m.tests}), asked.jobs):
-        return 1
-    with ThreadPoolExecutor(asked.jobs) as pool:
+    with tempfile.TemporaryDirectory(prefix="privet-source-") as folder:
+        # One state of the source for all, also when somebody edits it meanwhile.
+        source = Path(shutil.copytree(ROOT / "src", Path(folder) / "src"))
+        if not (_can_be_planted(source, chosen) and _pass_as_they_are(source, chosen, asked.jobs)):
+            return 1
         verdicts = []
-        for verdict in pool.map(lambda m: judge(ROOT, m), chosen):
-            verdicts.append(verdict)
-            _tell(verdict)
+        with ThreadPoolExecutor(asked.jobs) as pool:
+            for verdict in pool.map(lambda m: judge(ROOT, source, m), chosen):
+                verdicts.append(verdict)
+                _tell(verdict)
     bad = [v for v in verdicts if not v.good]
     print(
         f"{len(verdicts) - len(bad)} of {len(verdicts)} mutants caught in {time.monotonic() - started:.0f} s"
@@ -45,11 +52,25 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def _pass_as_they_are(tests: list[str], jobs: int) -> bool:
+def _can_be_planted(source: Path, mutants: Sequence[Mutant]) -> bool:
+    """Whether every mutant's text is where it should be; quick, so that a stale one is told before anything runs."""
+    stale = []
+    for mutant in mutants:
+        with tempfile.TemporaryDirectory(prefix="privet-mutant-") as folder:
+            try:
+                plant(source, Path(folder) / "src", mutant)
+            except (Stale, SyntaxError) as reason:
+                stale.append(f"stale: {mutant.name}\n        {reason}")
+    print("".join(f"{line}\n" for line in stale), end="")
+    return not stale
+
+
+def _pass_as_they_are(source: Path, mutants: Sequence[Mutant], jobs: int) -> bool:
     """Whether all named tests exist and pass on the code without a bug planted."""
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
     started, parts = time.monotonic(), [tests[i::jobs] for i in range(jobs) if tests[i::jobs]]
     with ThreadPoolExecutor(jobs) as pool:
-        trials = list(pool.map(lambda part: attempt(ROOT, ROOT / "src", part, 600), parts))
+        trials = list(pool.map(lambda part: attempt(ROOT, source, part, 600), parts))
     passed = {case.split("[")[0] for trial in trials for case in trial.passed}
     troubles = [f"{case}: {why}" for trial in trials for case, why in trial.failed.items()]
     troubles += [why for trial in trials for why in trial.broken]

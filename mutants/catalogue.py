@@ -193,11 +193,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "contribution rounded as a sum",
-        (
-            "pipeline.py",
-            "return round_units(value * np.float32(passing.weight), self.grid, keys)",
-            "return round_units((value * np.float32(passing.weight)).sum(axis=0, keepdims=True), self.grid, keys[:1])",
-        ),
+        ("pipeline.py", "round_units(value * np", "round_units(value.sum(axis=0, keepdims=True) * np"),
+        ("pipeline.py", "self.grid, keys, zeroed", "self.grid, keys[:1], zeroed"),
         tests=(SAME_IN_EVERY_BATCH, EQUALITY + "test_hedge_opens_the_integers_of_central_dp_sgd"),
     ),
     mutant(

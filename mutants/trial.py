@@ -108,12 +108,12 @@ def attempt(root: Path, source: Path, tests: Sequence[str], seconds: float) -> T
         return Trial(spent, tuple(seen["passed"]), seen["failed"], tuple(seen["broken"]))
 
 
-def judge(root: Path, mutant: Mutant) -> Verdict:
-    """Plant a mutant in a copy of ``root``'s source and run its tests."""
+def judge(root: Path, original: Path, mutant: Mutant) -> Verdict:
+    """Plant a mutant in a copy of the source tree ``original`` and run its tests of the project at ``root``."""
     with tempfile.TemporaryDirectory(prefix="privet-mutant-") as folder:
         source = Path(folder) / "src"
         try:
-            plant(root / "src", source, mutant)
+            plant(original, source, mutant)
         except (Stale, SyntaxError) as reason:
             return Verdict(mutant, None, str(reason))
         return Verdict(mutant, attempt(root, source, mutant.tests, mutant.seconds))

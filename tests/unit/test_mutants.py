@@ -56,7 +56,7 @@ def test_what_becomes_of_a_mutant(
     named = tuple(f"test_add.py::{test}" for test in tests)
     limit = 5.0 if "hangs" in state else 120.0
     planted = catalogue.mutant("a bug", ("__init__.py", old, new), tests=named, seconds=limit)
-    verdict = trial.judge(project, planted)
+    verdict = trial.judge(project, project / "src", planted)
     assert verdict.state == state
     assert verdict.good == state.startswith("caught")
     assert "a + b" in (project / "src" / "privet" / "__init__.py").read_text(), "the original is left alone"

@@ -134,18 +134,24 @@ def load_or_collect(
     """The updates of ``config`` from ``folder``, collected first where they are not there yet."""
     path = folder / f"updates-{config.digest()}.npz"
     if not path.exists():
-        collect(config, progress).save(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".rows")
+        collect(config, progress, partial).save(path)
+        partial.unlink(missing_ok=True)
     return UpdateSet.load(path)
 
 
 def collect(
-    config: UpdateSetConfig, progress: Callable[[str, int, int], None] = lambda what, at, of: None
+    config: UpdateSetConfig,
+    progress: Callable[[str, int, int], None] = lambda what, at, of: None,
+    partial: Path | None = None,
 ) -> UpdateSet:
     """Compute updates of the embedded data's silos with a real model and its real adapters.
 
     Args:
         config: What to compute.
         progress: Told what is done, how far it is and how far it goes.
+        partial: File that holds what is computed so far, for going on after a crash.
 
     Raises:
         PrivetError: if model or data cannot be had, or there are too few records.
@@ -184,20 +190,42 @@ def collect(
         raise PrivetError("too few records", field="updates", given=len(public), allowed=f"at least {needed}")
     order = np.random.default_rng(config.seed).permutation(len(public))
     public = [public[i] for i in order]
-    flat = _warmed_up(backbone, config, public)
     groups = [
         *silos,
         *(public[i * config.public_records : (i + 1) * config.public_records] for i in range(config.public)),
     ]
-    rows = np.zeros((len(groups), backbone.dimension), np.float32)
-    for index, group in enumerate(groups):
-        progress("updates", index, len(groups))
-        rows[index] = _update(backbone, config, flat, group)
+    rows = np.zeros((len(groups) + 1, backbone.dimension), np.float32)
+    done = _resumed(rows, partial)
+    if not done:
+        rows[0], done = _warmed_up(backbone, config, public), 1
+        _keep(rows[:1], partial)
+    for index in range(done, len(rows)):
+        progress("updates", index - 1, len(groups))
+        rows[index] = _update(backbone, config, rows[0], groups[index - 1])
+        _keep(rows[index : index + 1], partial)
+    rows = rows[1:]
     layout = tuple((tensor.name, tensor.shape) for tensor in backbone.layout.tensors)
     names = tuple(silo.name for silo in dataset.silos)
     count = 2 * config.clients
     # Every other silo, so that both halves hold all domains.
     return UpdateSet(layout, rows[0:count:2], rows[1:count:2], rows[count:], config, names[0::2])
+
+
+def _resumed(rows: FloatArray, partial: Path | None) -> int:
+    """Fill in the rows that were computed before, and count them."""
+    if partial is None or not partial.exists():
+        return 0
+    whole = int(partial.stat().st_size // rows[0].nbytes)
+    with partial.open("r+b") as file:
+        file.truncate(whole * rows[0].nbytes)
+        rows[:whole] = np.frombuffer(file.read(), np.float32).reshape(whole, -1)
+    return whole
+
+
+def _keep(rows: FloatArray, partial: Path | None) -> None:
+    if partial is not None:
+        with partial.open("ab") as file:
+            file.write(rows.tobytes())
 
 
 @dataclass(frozen=True)

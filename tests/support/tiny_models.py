@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ class Case:
 def make_model(family: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A model whose weights are larger than at initialisation, so that attention and soft caps are felt."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(FAMILIES[family])
+    model = AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))
     for parameter in model.parameters():
         parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)
     return model.to(dtype).eval()

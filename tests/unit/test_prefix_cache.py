@@ -125,6 +125,20 @@ def test_states_have_the_same_bits_in_any_company(dtype: torch.dtype) -> None:
     assert [data.tobytes() for data in one_by_one] == [data.tobytes() for data in together]
 
 
+def test_alone_every_record_passes_by_itself_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    original = Decoder.prefix
+
+    def noted(self: Decoder, ids: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return original(self, ids)
+
+    backbone = Backbone(make_model(), spec(layers=1), cache=PrefixCache(), deterministic_units=True)
+    monkeypatch.setattr(Decoder, "prefix", noted)
+    gradients_by_id(backbone, make_cases([9, 12, 9], answer=1), 8)
+    assert sorted(shapes) == [(1, 8), (1, 8), (1, 11)]
+
+
 def test_keys_tell_apart_all_that_the_states_depend_on() -> None:
     first, second = sequences([9, 9])
     model = make_model()

@@ -14,7 +14,7 @@ HEAD = """\
 
 Written by `make mutants`; do not edit. A claim of privacy is worth as much as the tests that would notice if it stopped
 being true. Each row is a build with one bug planted in it. The tests named beside it pass on the code as it is, and
-every one of them fails on that build; a bug that one of them does not notice makes the command fail. Where a bug leaves
+every one of them fails on that build, by an assertion and not by a crash; else the command fails. Where a bug leaves
 the guarantee standing because a second line of defence holds (the norm check behind the clip, the constructor that
 refuses an unsound order), there is a row for the single bug and a row in which both lines are broken.
 
@@ -37,10 +37,10 @@ bound at 2.5 %):
 """
 
 FOOT = """
-So with everybody in every round the audit finds it surely. With Poisson sampling it hardly ever does: the ε of a
-sampled run is set by rare, large losses, while scores show averages, and a score's own sampling noise hides the rest.
-A canary audit that stays silent at q < 1 therefore shows little. What holds at every q are the tests that look at the
-parts by themselves: the variance of opened sums against the ledger's σ, the length that one record can move a sum,
+So where everybody, or nearly, takes part in every round the audit finds it surely. From q = 0.5 down it hardly ever
+does: the ε of a sampled run is set by rare, large losses, while scores show averages, and a score's own sampling noise
+hides the rest. A canary audit that stays silent there shows nothing. What holds at every q are the tests that look at
+the parts by themselves: the variance of opened sums against the ledger's σ, the length that one record can move a sum,
 the sizes of batches against the ledger's q, and the number of draws against the ledger's count.
 
 ## What is not shown
@@ -62,7 +62,7 @@ def _row(verdict: Verdict) -> str:
         return f"| {verdict.mutant.name} | {files} | a time limit: the run hangs | |"
     caught, says = [], ""
     for test in verdict.mutant.tests:
-        failures = verdict.trial.failures_of(test)
+        failures = verdict.trial.complaints_of(test)
         cases = len(failures) + sum(case.split("[")[0] == test for case in verdict.trial.passed)
         share = f" ({len(failures)} of {cases} cases)" if cases > 1 else ""
         caught.append(f"`{test.split('::')[-1]}`{share}")

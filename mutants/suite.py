@@ -15,7 +15,7 @@ import pytest
 
 
 class Recorder:
-    """A pytest plugin that keeps, for each test, whether it passed and the line of its first failure."""
+    """A pytest plugin that keeps, for each test, whether it passed and the first lines of its failure."""
 
     def __init__(self) -> None:
         self.passed: list[str] = []
@@ -32,7 +32,8 @@ class Recorder:
         if report.failed:
             crash: Any = getattr(report.longrepr, "reprcrash", None)
             message = crash.message if crash else str(report.longrepr)
-            self.failed.setdefault(report.nodeid, next(iter(message.splitlines()), ""))
+            lines = [line.strip() for line in message.splitlines() if line.strip()]
+            self.failed.setdefault(report.nodeid, " ".join(lines[:2]))
         elif report.when == "call" and report.passed:
             self.passed.append(report.nodeid)
 

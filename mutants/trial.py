@@ -15,6 +15,9 @@ from pathlib import Path
 from mutants.catalogue import Mutant
 from mutants.planting import Stale, plant
 
+COMPLAINTS = ("assert ", "AssertionError", "Failed: ")
+"""How the failure of an assertion, or of ``pytest.raises``, begins."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -23,7 +26,7 @@ class Trial:
     Attributes:
         seconds: Wall-clock time.
         passed: Node ids of cases that passed.
-        failed: First line of the failure, by node id of the case.
+        failed: First lines of the failure, by node id of the case.
         broken: Why the tests could not be run, if they could not.
         hung: Whether the time limit ended it.
     """
@@ -34,9 +37,16 @@ class Trial:
     broken: tuple[str, ...] = ()
     hung: bool = False
 
-    def failures_of(self, test: str) -> dict[str, str]:
-        """Failures of a test function, over its cases."""
-        return {case: why for case, why in self.failed.items() if case.split("[")[0] == test}
+    def complaints_of(self, test: str) -> dict[str, str]:
+        """Assertions of a test function that failed, over its cases.
+
+        A case that ends in any other exception has broken down, and has not noticed what is wrong.
+        """
+        return {
+            case: why
+            for case, why in self.failed.items()
+            if case.split("[")[0] == test and why.startswith(COMPLAINTS)
+        }
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,10 @@ class Verdict:
 
     @property
     def missed(self) -> list[str]:
-        """Named tests that did not fail; none is missed by a mutant that hangs."""
+        """Named tests without a failed assertion; none is missed by a mutant that hangs."""
         if self.trial is None or self.trial.hung:
             return []
-        return [test for test in self.mutant.tests if not self.trial.failures_of(test)]
+        return [test for test in self.mutant.tests if not self.trial.complaints_of(test)]
 
     @property
     def state(self) -> str:

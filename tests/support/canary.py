@@ -61,7 +61,8 @@ def _root(inside: int, outside: int) -> float:
 
 def _noncentrality(t: float, degrees: int, tail: float) -> float:
     """The non-centrality under which a statistic above ``t`` has probability ``tail``."""
-    return float(brentq(lambda nc: nct.sf(t, degrees, nc) - tail, t - 12, t + 12, xtol=1e-9))
+    reach = 4 + 8 * math.sqrt(1 + t**2 / (2 * degrees))
+    return float(brentq(lambda nc: nct.sf(t, degrees, nc) - tail, t - reach, t + reach, xtol=1e-9))
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:

@@ -41,6 +41,7 @@ def project(tmp_path: Path) -> Path:
     [
         ("a + b", "a - b", ("test_sum",), "caught"),
         ("a + b", "b + a", ("test_sum",), "survived"),
+        ("a + b", "a[b]", ("test_sum",), "survived"),  # a test that breaks down has noticed nothing
         ("a + b", "a - b", ("test_sum", "test_sign"), "seen by some only"),
         ("a - b", "a + b", ("test_sum",), "stale"),
         ("a", "c", ("test_sum",), "stale"),

@@ -193,6 +193,16 @@ def test_diagnostics_of_the_simulation_can_be_left_out(tmp_path: Path) -> None:
     assert "records sampled" not in page
 
 
+def test_counts_that_a_resumed_client_no_longer_knows_are_gaps(tmp_path: Path) -> None:
+    path = finished_run(tmp_path / "resumed", rounds=6)
+    rows = [json.loads(line) for line in (path / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows[3]["simulated"]["sampled"][1] = None
+    (path / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    totals = [sum(row["simulated"]["sampled"]) for row in rows if None not in row["simulated"]["sampled"]]
+    page = render(RunRecord.open(path))
+    assert f"Between {min(totals)} and {max(totals)} records" in page
+
+
 def test_write_report_is_repeatable(private: RunRecord) -> None:
     first = write_report(private).read_bytes()
     assert write_report(private).read_bytes() == first

@@ -48,7 +48,7 @@ def round_text(row: Mapping[str, Any]) -> str:
     if row.get("attempt"):
         parts.append(f"attempt {row['attempt'] + 1}")
     sampled = (row.get("simulated") or {}).get("sampled")
-    if sampled:
+    if sampled and None not in sampled:
         parts.append(f"{sum(sampled)} records sampled")
     if row.get("direction_norm") is not None:
         parts.append(f"step direction {row['direction_norm']:.3g}")

@@ -149,8 +149,9 @@ def diagnostics(record: RunRecord) -> Figure | None:
 
     words = []
     if len(sampled) > 1:
-        totals = [sum(counts) for _, counts in sampled]
-        words.append(f"Between {min(totals)} and {max(totals)} records were sampled in a round.")
+        totals = [sum(counts) for _, counts in sampled if None not in counts]
+        if totals:
+            words.append(f"Between {min(totals)} and {max(totals)} records were sampled in a round.")
     if len(noise) > 1:
         ratios = [part["noise_std_measured"] / part["noise_std_ledger"] for _, part in noise]
         outside = sum(
@@ -176,10 +177,12 @@ def _draw_sampled(ax: Axes, points: list[tuple[int, Any]], names: list[str]) -> 
     if silos <= len(SERIES):
         for silo in range(silos):
             label = names[silo] if len(names) == silos else f"client {silo}"
-            ax.plot(x, [counts[silo] for _, counts in points], color=SERIES[silo], linewidth=1.2, label=label)
+            # A resumed client sends what it answered before; how much it had sampled is then not known any more.
+            known = [float("nan") if counts[silo] is None else counts[silo] for _, counts in points]
+            ax.plot(x, known, color=SERIES[silo], linewidth=1.2, label=label)
         ax.legend(loc="upper left", ncols=silos, handlelength=1.0, columnspacing=0.8, borderaxespad=0.1)
     else:
-        ax.plot(x, [sum(counts) for _, counts in points], color=SERIES[0], label="all silos")
+        ax.plot(x, [sum(c or 0 for c in counts) for _, counts in points], color=SERIES[0], label="all silos")
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend above the lines
     ax.set_title("records sampled")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,8 @@ def _row(verdict: Verdict) -> str:
 
 
 def _cell(text: str, most: int = 90) -> str:
-    """A failure's first line as code in a cell; numbers of a run vary, so only its beginning is kept."""
+    """The beginning of a failure as code in a cell, without bytes that differ from run to run."""
+    text = re.sub(r"b'[^ ]*'", "b'…'", text)
     short = text if len(text) <= most else text[:most] + "…"
     return "`" + short.replace("|", "∣").replace("`", "'") + "`"
 

@@ -132,7 +132,7 @@ def start(config, text, out, *, resume, fresh, observe):
     time.sleep(60)
 privet.runs.start = start
 from privet.cli import main
-sys.argv = ["privet", "run", given, "--out", "somewhere", "--json"]
+sys.argv = ["privet", "run", given, "--out", "somewhere", "--set", "schedule.rounds=3", "--json"]
 main()
 """
 
@@ -153,7 +153,7 @@ def test_ctrl_c_says_how_to_go_on_and_ends_with_130(config: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"privet run {config} --out somewhere --resume" in err
+    assert f"privet run {config} --out somewhere --resume --set schedule.rounds=3" in err
     assert "under way" in err
     assert "a library's chatter" in err
     assert "Traceback" not in err

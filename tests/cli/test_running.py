@@ -97,12 +97,29 @@ def test_run_json_is_pure(fake: list[dict[str, Any]], config: Path) -> None:
     done = CliRunner().invoke(app, ["run", str(config), "--out", str(config.parent / "out"), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["unit"] == "record"
+    assert (config.parent / "out" / "report.html").is_file()
 
 
 def test_resume_and_fresh_exclude_each_other(config: Path) -> None:
     done = CliRunner().invoke(app, ["run", str(config), "--resume", "--fresh"])
     assert done.exit_code == 2
     assert "exclude" in done.stderr
+
+
+def test_resume_needs_to_know_which_run(config: Path) -> None:
+    done = CliRunner().invoke(app, ["run", str(config), "--resume"])
+    assert done.exit_code == 2
+    assert "--out" in done.stderr
+
+
+def test_without_a_folder_a_new_one_under_runs_is_named(
+    fake: list[dict[str, Any]], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    done = CliRunner().invoke(app, ["run", str(config)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    (folder,) = (config.parent / "runs").iterdir()
+    assert f"runs/{folder.name}/adapter" in done.stdout
 
 
 def test_a_log_gets_few_plain_lines() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,9 @@ from privet.cli.app import (
 )
 from privet.cli.configuring import ConfigArgument
 from privet.errors import PrivetError
+
+if TYPE_CHECKING:
+    from privet.report import RunRecord
 
 
 @app.command()
@@ -63,31 +67,34 @@ def run(
 
     if resume and fresh:
         raise PrivetError("--resume and --fresh exclude each other", hint="choose one of them")
+    if resume and out is None:
+        raise PrivetError(
+            "--resume needs the run's folder", field="--out", hint="`privet ls` lists the runs here"
+        )
     loaded = load(config, set_ or ())
     source = config.read_text(encoding="utf-8")
-    from privet.runs import start
+    from privet.report import RunRecord, write_report
+    from privet.runs import default_folder, start
 
+    folder = out or default_folder(loaded)
     try:
         with observer(stderr_console(), loaded.schedule.rounds) as shown, stdout_is_for_answers():
-            result = start(loaded, source, out, resume=resume, fresh=fresh, observe=shown)
+            result = start(loaded, source, folder, resume=resume, fresh=fresh, observe=shown)
     except KeyboardInterrupt:
-        folder = f" --out {out}" if out else ""
-        raise Interrupted(
-            f"interrupted; every finished round is kept: `privet run {config}{folder} --resume` goes on"
-        ) from None
+        overrides = [part for assignment in set_ or () for part in ("--set", assignment)]
+        command = shlex.join(["privet", "run", str(config), "--out", str(folder), "--resume", *overrides])
+        raise Interrupted(f"interrupted; every finished round is kept: `{command}` goes on") from None
+    record = RunRecord.open(folder)
+    write_report(record)
     if json_:
         answer(result)
-        return
-    _show_result(result)
+    else:
+        _show_result(record, result)
 
 
-def _show_result(result: dict[str, Any]) -> None:
+def _show_result(record: RunRecord, result: dict[str, Any]) -> None:
     from privet.cli.tables import cost_lines, promise_table, silo_table
-    from privet.report import RunRecord, write_report
 
-    record = RunRecord.open(Path(result["adapter"]).parent)
-    if not Path(result["report"]).exists():
-        write_report(record)
     show(silo_table(record), promise_table(record), cost_lines(record))
     if result.get("stopped"):
         say(f"The run stopped early: {result['stopped']}")

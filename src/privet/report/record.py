@@ -139,8 +139,8 @@ class RunRecord:
         """The state in words, with the next step."""
         if self.result is None:
             return (
-                f"unfinished after {len(self.rounds)} of {self.planned_rounds} rounds; `privet run "
-                f"{self.folder.path / 'config.yaml'} --out {self.folder.path} --resume` goes on"
+                f"unfinished after {len(self.rounds)} of {self.planned_rounds} rounds; the command that began it, with "
+                f"--out {self.folder.path} and --resume, goes on"
             )
         stopped = self.result.get("stopped")
         return (

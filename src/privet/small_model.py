@@ -25,7 +25,7 @@ from privet.fetch import Progress, sentiment_dir
 from privet.model_config import SMALL_MODEL
 from privet.templates import choices, fill
 
-_VERSION = "3"
+_VERSION = "4"
 _VOCABULARY = 2048
 _END, _PAD = "<|endoftext|>", "<|pad|>"
 _THRESHOLD = 1.0  # from here on sentences belong to the experiments
@@ -33,7 +33,7 @@ _WEAK = 0.3  # the sign of a rating closer to zero is noise
 _WORD_LISTS = 24_000
 _LONGEST = 48
 _BATCH_TOKENS = 1536
-_RATE = 3e-3
+_RATE = 2e-3
 _EPOCHS = 1.1
 _LABEL_WEIGHT = 20.0
 _INITIAL_SCALE = 0.08  # about one over the root of the hidden size; the usual 0.02 is for large models

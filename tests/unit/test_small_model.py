@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,26 @@ from privet.cache import sha256_file
 from privet.data.load import load
 from privet.data.near_duplicates import normalise
 from privet.data_config import DOMAINS, SentimentData
+from privet.model_config import ModelConfig
+from privet.models import load_model
 from privet.small_model import train_small_model
+
+
+def test_it_knows_the_task_a_little(small_folder: Path) -> None:
+    """Measured: 0.629 of 1,364 test records; the larger class has 0.532, the standard error is 0.013.
+
+    Other seeds of its training gave 0.58 to 0.61.
+    """
+    loaded = load_model(ModelConfig(name="small", dtype="float32"))
+    assert 1e6 < sum(parameter.numel() for parameter in loaded.model.parameters()) < 3e6
+    dataset = load(SentimentData())
+    records = [record for held in dataset.test.values() for record in held]
+    words = [loaded.tokenizer(word)["input_ids"][0] for word in (" negative", " positive")]
+    right = []
+    for record in records:
+        ids = torch.tensor([loaded.tokenizer(record.prompt)["input_ids"]])
+        right.append(int(loaded.model(input_ids=ids).logits[0, -1, words].argmax()) == record.label)
+    assert np.mean(right) > 0.56
 
 
 def test_training_repeats_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,11 @@ from support.tiny_models import FAMILIES
 from support.tiny_tokenizer import make_tokenizer
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig
 
+from privet import models
+from privet.cache import sha256_file
 from privet.errors import PrivetError
-from privet.hardware import choose_dtype, cpu_features
+from privet.fetch import convert_gguf
+from privet.hardware import choose_device, choose_dtype, cpu_features
 from privet.model_config import ModelConfig
 from privet.models import LoadedModel, load_model, resolve
 from privet.tokenise import Tokenizer
@@ -145,6 +148,21 @@ def test_gguf(tmp_path: Path) -> None:
     loaded.model.save_pretrained(
         tmp_path / "saved"
     )  # refused by the library while it calls the model quantised
+
+
+def test_gguf_is_converted_once_and_for_all_to_the_same_bytes(tmp_path: Path) -> None:
+    """What fetching does with SmolLM2: the folder holds the GGUF's weights, rounded to bfloat16."""
+    write_gguf(tmp_path / "tiny.gguf")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        convert_gguf(tmp_path / "tiny.gguf", tmp_path / name, name="tiny")
+    assert sha256_file(tmp_path / "a/model.safetensors") == sha256_file(tmp_path / "b/model.safetensors")
+    assert "quantization_config" not in json.loads((tmp_path / "a/config.json").read_text())
+    direct, converted = load(str(tmp_path / "tiny.gguf")), load(str(tmp_path / "a"), dtype="bfloat16")
+    weights = converted.model.state_dict()
+    for key, value in direct.model.state_dict().items():
+        assert torch.equal(value.to(torch.bfloat16), weights[key]), key
+    assert converted.tokenizer("the answer")["input_ids"] == direct.tokenizer("the answer")["input_ids"]
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------
@@ -278,3 +296,18 @@ def test_cpu_features_without_linux(tmp_path: Path) -> None:
 
 def test_dtype_that_is_asked_for_is_taken() -> None:
     assert choose_dtype(ModelConfig(dtype="bfloat16"), "cpu") == "bfloat16"
+
+
+def test_on_a_gpu_quantization_goes_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU to run on; held is what would be passed on to one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    config = ModelConfig(quantization="4bit")
+    assert choose_device(config) == "cuda"
+    assert choose_device(ModelConfig(device="cpu")) == "cpu"
+    assert choose_dtype(config, "cuda") == "bfloat16"
+    with pytest.raises(PrivetError, match="bitsandbytes"):
+        models._quantization(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert models._quantization(config).load_in_4bit
+    assert models._quantization(ModelConfig(quantization="8bit")).load_in_8bit

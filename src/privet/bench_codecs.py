@@ -113,7 +113,7 @@ def candidates(updates: UpdateSet, ratios: Sequence[int], seed: int) -> list[tup
             ("random_projection", of(RandomProjectionCodec(ratio=r))),
             ("random_projection by_std", of(RandomProjectionCodec(ratio=r, allocation="by_std"))),
             ("count_sketch", of(CountSketchCodec(ratio=r))),
-            ("prune last_update", pruned(r)),
+            ("prune by public mean", pruned(r)),
             ("top_k public", of(TopKCodec(ratio=r))),
             ("row_pca", of(RowPcaCodec(ratio=r))),
             ("autoencoder conv", of(AutoencoderCodec.model_validate(quick))),

@@ -104,9 +104,8 @@ class RowPcaCodec(_Compressing):
     kind: Literal["row_pca"] = "row_pca"
     rows: Literal["auto", "factor", "tensor"] = Field(
         "auto",
-        description="What a row is: one row of a factor, or a whole layer's factor. `auto` takes factor "
-        "rows while "
-        "each of them keeps at least one number.",
+        description="What a row is: one row of a factor, or a whole layer's factor. `auto` takes what keeps "
+        "more of held-out public updates.",
     )
     source: PublicSource = Field(
         "public_data",

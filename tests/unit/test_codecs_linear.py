@@ -111,11 +111,15 @@ def test_row_pca_spends_where_the_energy_is() -> None:
     assert [len(basis) for basis in codec.bases] == [0, 10]
 
 
-def test_row_pca_takes_whole_factors_as_rows_for_large_ratios_and_refuses_larger_ones() -> None:
+def test_row_pca_takes_as_rows_what_keeps_more_of_held_out_updates_and_refuses_larger_ratios() -> None:
     layout = tuple((f"layers.{i}.lora_B", (60, 8)) for i in range(5))
-    updates = normal(11, 40, 5 * 480)
+    rows_alike = (normal(11, 40, 5 * 8, 1) @ normal(12, 1, 60)).reshape(40, 5, 8, 60)
+    updates = rows_alike.transpose(0, 1, 3, 2).reshape(40, -1)
     assert RowPca.fit(updates, layout, 60).positions[0].shape == (40, 60)
     assert RowPca.fit(updates, layout, 240).positions[0].shape == (5, 480)
+    factors_alike = (normal(13, 40, 5, 1) @ normal(14, 1, 480)).reshape(40, -1)
+    assert RowPca.fit(factors_alike, layout, 60).positions[0].shape == (5, 480)
+    assert RowPca.fit(updates[:1], layout, 60).positions[0].shape == (40, 60)
     with pytest.raises(PrivetError, match="at most 480"):
         RowPca.fit(updates, layout, 900)
 

@@ -9,6 +9,7 @@ import typer
 
 from privet.cli.app import MISTAKE, JsonOption, SetOption, answer, app, say, show, stdout_is_for_answers
 from privet.errors import PrivetError
+from privet.report import numbers
 
 if TYPE_CHECKING:
     from privet.config import Config
@@ -88,10 +89,10 @@ def describe(config: Config) -> str:
     privacy = config.privacy
     if privacy is None:
         parts.append("no privacy guarantee")
-    elif privacy.target_epsilon:
-        parts.append(f"{privacy.unit}-level ε ≤ {privacy.target_epsilon:g} at δ = {privacy.delta:g}")
     else:
-        parts.append(f"{privacy.unit}-level noise multiplier {privacy.noise_multiplier:g}")
+        about = f"{privacy.unit}, {privacy.relation}, δ {numbers.delta(privacy.delta)}"
+        noise = f"noise multiplier {privacy.noise_multiplier:g}" if privacy.noise_multiplier else ""
+        parts.append(noise or f"ε ≤ {privacy.target_epsilon:g} against the worst observer ({about})")
     return ", ".join([*parts, f"sealing {config.sealing.kind}"])
 
 

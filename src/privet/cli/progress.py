@@ -131,7 +131,7 @@ class Bars:
         self._end_step()
         number = int(row["round"]) + 1
         if self._round_bar is None:
-            # A resumed run begins in the middle: what is left is estimated from the rounds of this session.
+            # A resumed run begins in the middle: what is left is estimated from the rounds since then.
             self._round_bar = self._progress.add_task(
                 "rounds", total=self._rounds, count="", completed=number - 1
             )

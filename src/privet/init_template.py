@@ -126,9 +126,9 @@ def _schedule(system: str, data: DataSketch | None) -> dict[str, Any]:
     if system in PRIVATE_BY_RECORD:
         rate, batch = _batch(data.records if data else 14_000)
         if system == "hedge":
-            server = {"kind": "adam", "learning_rate": 2.0}
+            server = {"kind": "adam", "learning_rate": 5.0}
             return {"rounds": 40, "sampling_rate": rate, "expected_batch": batch, "server": server}
-        server = {"kind": "adam", "learning_rate": 0.5}
+        server = {"kind": "adam", "learning_rate": 5.0}
         silos = data.partition.get("silos", data.files) if data else 4
         local = {"steps": 1, "learning_rate": 1.0}
         each = _power_of_two(batch / silos)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from privet.privacy.accountants import Epsilons, accountant_version
@@ -114,11 +115,20 @@ def _row(observer: Observer, epsilons: Epsilons) -> dict[str, Any]:
     return row | ({"reason": epsilons.reason} if epsilons.reason else {})
 
 
+def _rounded_up(value: float) -> str:
+    """Four significant digits, never below the value: a sentence must not promise more than was proved."""
+    exact = Decimal(value)
+    if exact == 0:
+        return "0"
+    step = Decimal(1).scaleb(exact.adjusted() - 3)
+    return f"{exact.quantize(step, rounding=ROUND_CEILING):f}"
+
+
 def _sentence(ledger: Ledger, guarantee: Epsilons) -> str:
     if guarantee.reason:
         return f"No finite epsilon: {guarantee.reason}."
     return (
-        f"epsilon = {guarantee.value:.4g} ({guarantee.headline.method}) at delta = {ledger.delta:g} for "
+        f"epsilon = {_rounded_up(guarantee.value)} ({guarantee.headline.method}) at delta = {ledger.delta:g} for "
         f"{_HIDDEN[ledger.unit]} ({ledger.relation}: {_NEIGHBOURS[ledger.relation]}), against the worst "
         f"observer that the trust model allows: {ledger.trust.worst.description}."
     )

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support.killing import no_statement
 from support.toy import config
 from support.toy_runs import adapter, gatherer
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -57,8 +56,6 @@ def written(path: Path, config: Config | dict[str, Any]) -> Path:
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on toy data, without a language model."""
     monkeypatch.setattr(privet.runs, "gather", gatherer())
-    monkeypatch.setattr(privet.runs, "privacy_statement", no_statement)  # takes longer than the run
-    monkeypatch.setattr("privet.cli.running._show_result", lambda result: None)
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ def run(
         raise PrivetError("--resume and --fresh exclude each other", hint="choose one of them")
     if resume and out is None:
         raise PrivetError(
-            "--resume needs the run's folder", field="--out", hint="`privet ls` lists the runs here"
+            "--resume needs the run's folder",
+            field="--out",
+            hint="name it with --out; `privet ls` lists the runs here",
         )
     loaded = load(config, set_ or ())
     source = config.read_text(encoding="utf-8")

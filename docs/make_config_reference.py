@@ -15,8 +15,8 @@ HEAD = """# Configuration reference
 
 <!-- Generated from the schema by `python docs/make_config_reference.py`; edit the descriptions in the source. -->
 
-A run is one YAML file. `privet init` writes one with comments, `privet validate FILE` lists every mistake in it at once,
-each with its path, and `privet plan FILE` says what it would promise and cost. On the command line,
+A run is one YAML file. `privet init` writes one with comments, `privet validate FILE` lists every mistake in it at
+once, each with its path, and `privet plan FILE` says what it would promise and cost. On the command line,
 `--set section.key=value` overrides a key.
 
 - An unknown key is a mistake, never ignored.

@@ -160,9 +160,6 @@ class MaskedSealing(Section):
     """Pairwise and self masks (Bonawitz et al. 2017); the server learns the sum and nothing else."""
 
     kind: Literal["masked"] = "masked"
-    threshold: int | None = Field(
-        None, ge=2, description="Shares t that unmask; above 2n/3, which is the default."
-    )
     epoch_rounds: int = Field(8, ge=1, le=64, description="Rounds that one key phase serves.")
 
 
@@ -176,9 +173,6 @@ class EncryptedMaskedSealing(Section):
     """BFV over masked values: no single client and no server alone could open a contribution."""
 
     kind: Literal["encrypted+masked"] = "encrypted+masked"
-    threshold: int | None = Field(
-        None, ge=2, description="Shares t that unmask; above 2n/3, which is the default."
-    )
     epoch_rounds: int = Field(8, ge=1, le=64, description="Rounds that one key phase serves.")
 
 

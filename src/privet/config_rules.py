@@ -135,18 +135,6 @@ def _codec_is_possible(c: Config) -> Iterator[Row]:
         yield "codec.support", "supports that clients choose do not line up under a seal", "client", "public"
 
 
-def _threshold(c: Config) -> Iterator[Row]:
-    threshold = getattr(c.sealing, "threshold", None)
-    survivors = c.schedule.min_survivors
-    if threshold and survivors and survivors < threshold:
-        yield (
-            "schedule.min_survivors",
-            "is below the seal's threshold: such a round could never be unmasked",
-            survivors,
-            f">= {threshold}",
-        )
-
-
 def _colluders_leave_a_share(c: Config) -> Iterator[Row]:
     survivors = c.schedule.min_survivors
     if c.privacy is None or survivors is None or c.system.kind == "dp_lora":
@@ -171,6 +159,5 @@ RULES: tuple[Rule, ...] = (
     _fedshield_protects_clients,
     _faithful_dp_lora,
     _codec_is_possible,
-    _threshold,
     _colluders_leave_a_share,
 )

@@ -74,15 +74,6 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ),
     ("_codec_is_possible", "codec.support", HEDGE | {"codec": {"kind": "top_k", "support": "client"}}),
     (
-        "_threshold",
-        "schedule.min_survivors",
-        HEDGE
-        | {
-            "schedule": HEDGE["schedule"] | {"min_survivors": 3},
-            "sealing": {"kind": "masked", "threshold": 4},
-        },
-    ),
-    (
         "_colluders_leave_a_share",
         "privacy.trust.colluders",
         HEDGE

@@ -17,17 +17,24 @@ from privet.mechanism import GaussianMechanism
 FALSE_ALARM = 1e-3
 
 
-def simulated(clients: Mapping[int, Client], mechanism: GaussianMechanism | None) -> dict[str, Any]:
+def simulated(
+    clients: Mapping[int, Client], mechanism: GaussianMechanism | None, number: int
+) -> dict[str, Any]:
     """One round's row.
 
+    A client that was away, or that sent again what it had answered before, has nothing to show: its count is ``None``.
     The measured standard deviation is that of all shares drawn in the round, in units of the gradients; it lies outside
     its interval once in 1000 rounds.
+
+    Args:
+        clients: Clients by party number.
+        mechanism: The mechanism of the round.
+        number: The round.
     """
-    seen = [clients[party].observed for party in sorted(clients)]
-    row: dict[str, Any] = {
-        "sampled": [int(each.get("units", 0)) for each in seen],
-        "zeroed_nonfinite": int(sum(each.get("zeroed_nonfinite", 0) for each in seen)),
-    }
+    seen = [c.observed if c.observed_round == number else {} for _, c in sorted(clients.items())]
+    row: dict[str, Any] = {"zeroed_nonfinite": int(sum(each.get("zeroed_nonfinite", 0) for each in seen))}
+    if any("sampled" in each for each in seen):
+        row["sampled"] = [int(each["sampled"]) if "sampled" in each else None for each in seen]
     count = sum(each.get("noise_values", 0.0) for each in seen)
     if mechanism is None or not count:
         return row

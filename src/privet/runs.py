@@ -221,7 +221,7 @@ class _Run:
             row |= {name: self.totals[name] for name in ("bytes_up", "bytes_down")}
             if self.config.engine.diagnostics:
                 system = self.federation.server.system
-                row["simulated"] = simulated(self.federation.clients, system.mechanism)
+                row["simulated"] = simulated(self.federation.clients, system.mechanism, facts["round"])
             self.folder.append("rounds.jsonl", row)
             facts = row
         self._log(kind, facts)
@@ -285,7 +285,7 @@ class _Run:
         survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]
         statement = privacy_statement(
             server.ledger,
-            mechanism=server.system.describe(),
+            mechanism=self.federation.clients[0].aggregator.system.describe(),
             clip_norm=resolved.facts.clip_norm if privacy else None,
             noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
             fewest_survivors=min(survivors, default=None),

@@ -99,6 +99,7 @@ class SampledGradients:
         """Batches as large as the draw makes them; an empty draw gives no unit, and the pipeline still adds noise."""
         place.trainer.set_flat(flat)
         chosen = keys.sample([passing.scope + example.id for example in place.examples], self.rate)
+        passing.count("sampled", len(chosen))
         sampled = [place.examples[i] for i in chosen]
         for ids, gradients in place.trainer.per_unit_gradients(sampled, place.micro_batch):
             yield Units(tuple(ids), -gradients)

@@ -66,10 +66,14 @@ class Aggregator:
 
     @classmethod
     def fresh(
-        cls, compose: Compose, schedule: CodecSchedule, optimiser: OptimiserConfig, initial: Floats
+        cls,
+        compose: Compose,
+        schedule: CodecSchedule,
+        optimiser: OptimiserConfig,
+        initial: Floats,
+        codec: Codec | None,
     ) -> Aggregator:
-        """The state before the first round."""
-        codec = schedule.codec(0, initial, None, None)
+        """The state before the first round, whose codec the schedule has decided."""
         state = Optimiser.fresh(optimiser, len(initial))
         return cls(compose, schedule, state, initial.copy(), compose(codec), codec)
 

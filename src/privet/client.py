@@ -17,7 +17,7 @@ from privet.errors import PrivetError
 from privet.keys import ClientKeys
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
 from privet.pipeline import Pass
-from privet.protocol import Body, RoundId
+from privet.protocol import Body, RoundAborted, RoundId
 from privet.randomness import RoundRandomness
 from privet.sealing.base import SealingClient, SealingRefused, Store
 from privet.sealing.encrypted_round import EncryptedClient
@@ -41,7 +41,8 @@ class Client:
         answers: Schemas of the answers that are written down, by operation, for contributions of a size.
         aggregator: Adapter and system as this client knows them; under an encrypted level also the server half's role.
         weight: Public weight of this client.
-        observed: Diagnostics of the last round; they are never sent.
+        observed: Diagnostics of the last contribution that was computed; they are never sent.
+        observed_round: Its round; -1 before the first.
     """
 
     place: Workplace
@@ -52,6 +53,7 @@ class Client:
     aggregator: Aggregator
     weight: float = 1.0
     observed: dict[str, float] = field(default_factory=dict)
+    observed_round: int = -1
 
     def __post_init__(self) -> None:
         kept = self.store.get(_STATE)
@@ -119,7 +121,7 @@ class Client:
         flat = self.aggregator.flat
         units = system.work.units(self.place, flat, randomness, passing)
         values = system.pipeline.forward(units, len(flat), passing)
-        self.observed = passing.observed
+        self.observed, self.observed_round = passing.observed, round_id.number
         answer = self.sealing.seal(round_id, values)
         states = self._states()
         if states is not None:
@@ -127,7 +129,19 @@ class Client:
         return answer, len(values)
 
     def _take_state(self, rounds: int, body: Body) -> None:
-        """The adapter of a question: in the clear, or sealed by the client that opened the last sum."""
+        """The adapter of a question: in the clear, or sealed by the client that opened the last sum.
+
+        Raises:
+            SealingRefused: if it is not of this round, damaged, or comes with a codec that is unsound in this run.
+        """
+        try:
+            self._take(rounds, body)
+        except (RoundAborted, wire.WireError):
+            raise SealingRefused("malformed", "adapter or codec of the question are malformed") from None
+        except PrivetError:
+            raise SealingRefused("unsound-codec", "the question's codec is refused in this run") from None
+
+    def _take(self, rounds: int, body: Body) -> None:
         if "adapter" in body:
             self.aggregator.take(body)
         elif "state" in body:

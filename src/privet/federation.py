@@ -157,8 +157,9 @@ def federate(
         return answer(size) if op == ROUND else messages[op].reply
 
     def aggregator() -> Aggregator:
-        return Aggregator.fresh(resolved.compose, schedule, config.schedule.server, initial)
+        return Aggregator.fresh(resolved.compose, schedule, config.schedule.server, initial, codec)
 
+    codec = schedule.codec(0, initial, None, None)  # all start from the same public codec
     first = aggregator()
     weights = config.schedule.weights or (1.0,) * len(places)
     clients = {}

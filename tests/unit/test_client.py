@@ -116,7 +116,8 @@ def test_nothing_but_the_contribution_is_answered(asked: tuple[Client, Body, lis
     """No counts, no losses: what the simulator shows stays an attribute."""
     client, question, _ = asked
     assert set(client.handle("round", question)) == {"words"}
-    assert client.observed["units"] == 1 + client.observed.get("sampled", client.observed["units"] - 1)
+    # One unit travels, the update; the records behind it are counted apart.
+    assert client.observed["units"] == 1 + client.observed["sampled"]
 
 
 @pytest.mark.parametrize("op", ["open", "finish"])
@@ -124,3 +125,20 @@ def test_a_client_at_a_plain_level_opens_nothing(asked: tuple[Client, Body, list
     client, _, _ = asked
     with pytest.raises(SealingRefused):
         client.handle(op, {"number": 0, "attempt": 0, "rounds": 0})
+
+
+def test_a_question_with_a_broken_codec_is_refused_with_a_reason(
+    asked: tuple[Client, Body, list[int]],
+) -> None:
+    """Neither an exception of another kind nor a contribution: the engine would not know what to do with it."""
+    client, question, draws = asked
+    numbers = {
+        "codec_float32": np.zeros(0, np.float32),
+        "codec_int32": np.zeros(0, np.int32),
+        "codec_uint8": np.zeros(0, np.uint8),
+    }
+    for header in (b"no json", b'{"kind":"nonsense"}', b"[]"):
+        with pytest.raises(SealingRefused) as caught:
+            client.handle("round", {**question, "codec": header, **numbers})
+        assert caught.value.reason == "malformed"
+    assert draws == []

@@ -109,11 +109,14 @@ class GaussianMechanism:
         computational assumption of the whole system), and neither does overflow (reduction modulo the
         field's size is post-processing).
 
+        It is stated at the narrowest share that is allowed. So it grows with the dimension alone, and the release of
+        a run without a codec bounds that of every round with a smaller code, whose grid and shares differ.
+
         A distance τ in all costs (1 + e^ε) τ of δ: P(M ∈ S) <= P(M* ∈ S) + τ <= e^ε P(M*' ∈ S) + δ + τ <=
         e^ε (P(M' ∈ S) + τ) + δ + τ, with M* the ideal. Distances of adaptively composed releases add. The
         accountant knows ε and makes this conversion.
         """
-        return min(1.0, self.dimension * tv_distance_bound(self.floor, self.share_std_steps))
+        return min(1.0, self.dimension * tv_distance_bound(self.floor, MIN_SHARE_STD))
 
     def release(self, name: str, count: int = 1, sampling: Sampling | None = None) -> Release:
         """What the ledger is charged for ``count`` sums of this mechanism, by the declared floor.

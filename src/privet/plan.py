@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.codec_config import CodecConfig, IdentityCodec, PruneCodec, PublicSubspaceCodec
+from privet.codecs.base import size_for
+from privet.codecs.prune import pruned_share
 from privet.config import Config, parse
 from privet.data.load import load as load_data
 from privet.data.records import Dataset
 from privet.errors import PrivetError
 from privet.federation import sum_field
+from privet.pipeline import Floats
 from privet.resolve import Resolved, resolve
 from privet.runs import INSECURE
 from privet.sealing.base import SealingPlan
@@ -45,8 +49,7 @@ class Plan:
     """The forecast of one configuration.
 
     Attributes:
-        config: With everything resolved.
-        resolved: The composition.
+        resolved: The configuration with everything filled in, and its composition.
         sealing: What the sealing level promises and costs.
         observers: Rows of epsilon, one an observer.
         size: The model.
@@ -138,15 +141,55 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
     dataset = load_data(config.data)
     size = model_size(config)
     resolved = resolve(config, dimension=size.dimension, parties=len(dataset.silos), factors=size.factors)
-    values = resolved.system.pipeline.size or size.dimension
+    field_of_sum = sum_field(resolved, size.dimension)  # a run's field is made for the uncompressed vector
+    values = first_size(config.codec, size.dimension, config.schedule.rounds)
+    if values != size.dimension:
+        resolved = replace(resolved, system=resolved.compose(_Sized(values)))
     sealing = forecast(
         config.sealing,
         size=values,
-        field=sum_field(resolved, values),
+        field=field_of_sum,
         parties=resolved.facts.parties,
         survivors=resolved.trust.min_survivors,
     )
     return Plan(resolved, sealing, observers(resolved), size, dataset, _refusals(resolved, dataset))
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """Stands for a codec whose size alone is known yet."""
+
+    size: int
+
+    def encode(self, batch: Floats) -> Floats:
+        """Plans encode nothing."""
+        raise TypeError("a plan has no codec to encode with")
+
+    def decode(self, total: Floats) -> Floats:
+        """Plans decode nothing."""
+        raise TypeError("a plan has no codec to decode with")
+
+
+def first_size(config: CodecConfig, dimension: int, rounds: int) -> int:
+    """Values of a contribution to the first round; for row PCA, which shares them out over layers, at most these.
+
+    Args:
+        config: The section ``codec``.
+        dimension: Trained values D.
+        rounds: Rounds of the run.
+    """
+    match config:
+        case IdentityCodec():
+            return dimension
+        case PruneCodec(mask="seed"):
+            when: dict[str, Any] = {"start_round": config.start_round, "end_round": config.end_round}
+            share = pruned_share(0, rounds, start=config.start_rate, end=config.end_rate, **when)
+            return max(1, round((1 - share) * dimension))
+        case PruneCodec():
+            return dimension  # nothing was released yet that could say what to keep
+        case PublicSubspaceCodec():
+            return config.size
+    return size_for(dimension, config.ratio)
 
 
 def with_target(config: Config, target_epsilon: float) -> Config:

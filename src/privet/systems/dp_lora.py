@@ -20,10 +20,8 @@ from privet.mechanism import GaussianMechanism
 from privet.pipeline import Pipeline
 from privet.privacy.events import Sampling
 from privet.systems.base import Facts, System
-from privet.systems.parts import encoders, noised, public_rounding
+from privet.systems.parts import BATCH_HEADROOM, encoders, noised, public_rounding
 from privet.work import LocalDpSgd, LocalUpdate, SampledGradients
-
-BATCH_HEADROOM = 4.0
 
 
 def dp_lora(config: Config, facts: Facts, privacy: PrivacyConfig) -> System:

@@ -17,10 +17,8 @@ from privet.mechanism import GaussianMechanism
 from privet.pipeline import Pipeline
 from privet.privacy.events import Sampling
 from privet.systems.base import Facts, System
-from privet.systems.parts import encoders, noised
+from privet.systems.parts import BATCH_HEADROOM, encoders, noised
 from privet.work import LocalUpdate, SampledGradients
-
-BATCH_HEADROOM = 4.0
 
 
 def hedge(config: Config, facts: Facts, privacy: PrivacyConfig) -> System:

@@ -13,6 +13,9 @@ from privet.systems.base import Facts
 PUBLIC_GRID = Grid(step=2.0**-20, bound=2**31 - 1)
 PUBLIC_LIMIT = 2**24
 
+BATCH_HEADROOM = 4.0
+"""Range of one client's sum of records, over the expected batch: a Poisson batch four times as large is unheard of."""
+
 
 def encoders(facts: Facts) -> list[Encode]:
     """The codec's stage, if the run has a codec."""

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types layers mutants docs clean
+.PHONY: help setup demo test check format lint types layers mutants clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -29,10 +29,10 @@ mutants: setup   ## plant bugs and see that tests catch them; writes docs/mutant
 	$(BIN)/python -m mutants
 
 format: setup    ## is the code formatted?
-	$(BIN)/ruff format --check src tests benchmarks experiments
+	$(BIN)/ruff format --check src tests benchmarks experiments mutants docs
 
 lint: setup      ## ruff
-	$(BIN)/ruff check src tests benchmarks experiments
+	$(BIN)/ruff check src tests benchmarks experiments mutants docs
 
 types: setup     ## mypy, strict
 	$(BIN)/mypy

@@ -46,7 +46,7 @@ VALUE_BITS = 16
 LIMIT = (1 << VALUE_BITS - 1) - 1
 GRID = Grid(step=2.0**-13, bound=2**31 - 1)
 """Standard normal values take 16 bits with room for four standard deviations."""
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
 """Values that are rounded at once: nothing bounds the norm of a whole vector here, and a block fits the cache."""
 
 
@@ -163,8 +163,9 @@ class LevelPath:
         values = np.empty(len(vector), np.int64)
         for start in range(0, len(vector), _BLOCK):
             block = slice(start, start + _BLOCK)
-            values[block] = round_units(vector[None, block], GRID, [derive(key, start)])[0]
-        return wire.encode(self._clients[party].seal(round, project_range(values, LIMIT)), schema)
+            rounded = round_units(vector[None, block], GRID, [derive(key, start)])[0]
+            values[block] = project_range(rounded, LIMIT)
+        return wire.encode(self._clients[party].seal(round, values), schema)
 
     def _delivered(self, ciphertext: Body, count: int) -> Body:
         """The sum as the designated client gets it."""

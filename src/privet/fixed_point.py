@@ -160,8 +160,13 @@ def round_units(
         streams = [Stream(key) for key in keys[start:stop]]
         pending = np.arange(stop - start)
         for _ in range(TRIES):
-            values = _round_once(scaled[pending], [streams[i] for i in pending])
+            again = len(pending) < len(scaled)
+            values = _round_once(scaled[pending] if again else scaled, [streams[i] for i in pending])
             accepted = norms_within(values, grid.bound)
+            if accepted.all() and not again:
+                rounded[start:stop] = values  # the common case, without a copy of what was picked out
+                pending = pending[:0]
+                break
             rounded[start + pending[accepted]] = values[accepted].astype(np.int64)
             pending = pending[~accepted]
             if not pending.size:
@@ -186,15 +191,16 @@ def norms_within(values: NDArray[np.float64], bound: int) -> NDArray[np.bool_]:
     """Whether each row of integers, held as float64, has ‖v‖² <= bound²; decided in exact arithmetic.
 
     An entry beyond ±bound, a NaN or an infinity decides at once. For the others every square is at most
-    bound² < 2**62. If all partial sums stay below 2**53, float64 adds them exactly in any order; else the
-    squares are cut in halves of 32 bits, whose sums over fewer than 2**32 coordinates fit 64 bits.
+    bound² < 2**62. Where the squares of a row add up to less than 2**53, every partial sum does, and float64 adds
+    integers exactly in any order; a float sum below 2**52 shows it, since over fewer than 2**32 coordinates it is off
+    by less than one part in a million. Else squares are cut in halves of 32 bits, whose sums fit 64 bits.
     """
-    width = values.shape[1]
     # a NaN fails this comparison
     within = np.asarray(np.abs(values).max(axis=1, initial=0.0) <= bound, dtype=np.bool_)
     candidates = values if within.all() else values[within]
-    if width * bound**2 < 2**53:
-        within[within] = np.einsum("ij,ij->i", candidates, candidates) <= float(bound**2)
+    sums = np.einsum("ij,ij->i", candidates, candidates)
+    if (sums < 2.0**52).all():
+        within[within] = sums <= float(bound**2)
         return within
     squares = np.square(candidates.astype(np.int64)).astype(np.uint64)
     high = (squares >> np.uint64(32)).sum(axis=1, dtype=np.uint64)

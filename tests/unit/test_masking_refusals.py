@@ -227,13 +227,16 @@ def test_a_slot_masks_one_value_only(cohort: Cohort) -> None:
     client = cohort.clients[0]
     first = client.seal(ROUND, values[0])
     assert client.seal(ROUND, values[0]) == first
-    changed = values[0].copy()
-    changed[7] += 1
-    refuse("slot-used", client.seal, ROUND, changed)
-    refuse("slot-used", client.seal, ROUND, values[0][:-1])
+    others = [values[0][:-1], np.append(values[0], 0), np.zeros(50, np.int64), values[0][::-1]]
+    for place in range(50):
+        others.append(values[0].copy())
+        others[-1][place] += 1
+    for other in others:
+        refuse("slot-used", client.seal, ROUND, other)
     cohort.restart([0])
     assert cohort.clients[0].seal(ROUND, values[0]) == first
-    refuse("slot-used", cohort.clients[0].seal, ROUND, changed)
+    for other in others:
+        refuse("slot-used", cohort.clients[0].seal, ROUND, other)
 
 
 def test_a_replayed_round_is_refused(cohort: Cohort) -> None:

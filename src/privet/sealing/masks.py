@@ -66,6 +66,12 @@ class Group:
 
     def centred(self, words: Words) -> NDArray[np.int64]:
         """Words in ``[0, modulus)`` to the integers nearest zero, in ``[-modulus//2, modulus//2]``."""
+        if self.is_binary:
+            # up and arithmetically down again copies the sign bit, in half the time of a subtraction where it is set
+            unused = 64 - self.bits
+            shifted: NDArray[np.int64] = (words.astype(np.uint64) << np.uint64(unused)).view(np.int64)
+            shifted >>= np.int64(unused)
+            return shifted
         values = words.astype(np.int64)
         values[values >= (self.modulus + 1) // 2] -= self.modulus
         return values

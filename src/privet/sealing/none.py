@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from privet.packing import pack, packed_size, unpack
 from privet.protocol import Body, RoundAborted, RoundId, Steps
 from privet.sealing.base import Message, Opened, SealingPlan, SealingRefused, check_cohort, checked
-from privet.sealing.masks import Group, Words
+from privet.sealing.masks import CHUNK, Group, Words
 from privet.wire import Blob, Schema
 
 LEVEL = "none"
@@ -105,11 +105,15 @@ def read_words(
 
 
 def sum_words(group: Group, count: int, packed: Mapping[int, bytes]) -> Words:
-    """The sum of packed words in the group, residues ``[count]``; one contribution is unpacked at a time."""
+    """The sum of packed words in the group, residues ``[count]``; one chunk of all parties at a time."""
     total: Words = np.zeros(count, group.dtype)
-    for party in sorted(packed):
-        total += unpack(packed[party], group.bits, count).astype(group.dtype)
-    group.reduce(total)
+    for start in range(0, count, CHUNK):
+        chunk = total[start : start + CHUNK]
+        # a chunk of values ends on a whole byte
+        ends = slice(packed_size(start, group.bits), packed_size(start + len(chunk), group.bits))
+        for words in packed.values():
+            chunk += unpack(words[ends], group.bits, len(chunk)).astype(group.dtype)
+        group.reduce(chunk)
     return total
 
 

@@ -32,7 +32,8 @@ def simulated(
         number: The round.
     """
     seen = [c.observed if c.observed_round == number else {} for _, c in sorted(clients.items())]
-    row: dict[str, Any] = {"zeroed_nonfinite": int(sum(each.get("zeroed_nonfinite", 0) for each in seen))}
+    counted = ("zeroed_nonfinite", "out_of_range")
+    row: dict[str, Any] = {name: int(sum(each.get(name, 0) for each in seen)) for name in counted}
     if any("sampled" in each for each in seen):
         row["sampled"] = [int(each["sampled"]) if "sampled" in each else None for each in seen]
     count = sum(each.get("noise_values", 0.0) for each in seen)

@@ -285,7 +285,9 @@ class Pipeline:
             total += value.sum(axis=0)
             passing.count("units", len(batch.ids))
         # Projection onto a box moves no two sums further apart, so the sensitivity stands; noise comes after it.
-        total = project_range(total, self.rounding.limit)
+        projected = project_range(total, self.rounding.limit)
+        passing.count("out_of_range", int(np.count_nonzero(projected != total)))
+        total = projected
         for stage in self._sum_stages:
             total = stage.forward(total, (), passing)
         return total

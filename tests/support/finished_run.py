@@ -106,6 +106,7 @@ def _round(number: int, generator: np.random.Generator) -> dict[str, Any]:
             "noise_std_ledger": ledger_std,
             "interval": [0.9 * ledger_std, 1.1 * ledger_std],
             "zeroed_nonfinite": 0,
+            "out_of_range": 0,
         },
     }
     return row

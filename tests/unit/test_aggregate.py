@@ -34,7 +34,7 @@ def update(part: Any, start: Floats) -> Floats:
 @pytest.mark.parametrize("seal", ["none", "masked", "encrypted", "encrypted+masked"])
 @pytest.mark.parametrize("weights", [None, (1.0, 0.5, 0.25)])
 def test_the_aggregate_is_the_weighted_mean(seal: str, weights: tuple[float, ...] | None) -> None:
-    """To the grid of 2^-20, over two rounds; under every seal."""
+    """To a step of the grid a client, over two rounds; under every seal."""
     f = fedavg(seal, rounds=2, weights=weights)
     f.engine.run(f.server.steps())
     shares = np.array(weights or (1.0, 1.0, 1.0))
@@ -42,7 +42,9 @@ def test_the_aggregate_is_the_weighted_mean(seal: str, weights: tuple[float, ...
     for _ in range(2):
         updates = np.stack([update(part, expected) for part in PARTS])
         expected = (expected + (shares[:, None] * updates).sum(axis=0) / shares.sum()).astype(np.float32)
-    np.testing.assert_allclose(f.flat, expected, atol=6 * 2.0**-20)
+    step = f.server.system.pipeline.rounding.grid.step
+    assert step == 2.0**-17
+    np.testing.assert_allclose(f.flat, expected, atol=2 * len(PARTS) * step / shares.sum())
     for part in PARTS:
         single = update(part, np.zeros(DIMENSION, np.float32))
         assert np.abs(f.flat - single).max() > 0.05, "no client's own"

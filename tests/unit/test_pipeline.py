@@ -162,8 +162,10 @@ def test_the_range_is_projected_before_the_noise() -> None:
     pipeline = Pipeline([given["encode"], given["clip"], given["round"]])
     noisy = Pipeline(list(given.values()))
     rows = np.ones((50, DIMENSION), np.float32)
-    cut = pipeline.forward(units(rows), DIMENSION, passing())
+    seen = passing()
+    cut = pipeline.forward(units(rows), DIMENSION, seen)
     assert np.abs(cut).max() == 3
+    assert seen.observed["out_of_range"] == np.count_nonzero(np.abs(cut) == 3), "ten steps and more, each"
     with_noise = noisy.forward(units(rows), DIMENSION, passing())
     assert np.abs(with_noise).max() > 3
     np.testing.assert_array_equal(with_noise - cut, noisy.forward([], DIMENSION, passing()))

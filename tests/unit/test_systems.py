@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,17 @@ from privet.codec_config import (
     TopKCodec,
 )
 from privet.codecs import Sources, build
-from privet.config import parse
+from privet.config import EncryptedMaskedSealing, EncryptedSealing, MaskedSealing, parse
 from privet.diagnostics import simulated
+from privet.federation import sum_field
+from privet.keys import ClientKeys
+from privet.pipeline import Pass, Units
 from privet.plan import first_size
+from privet.protocol import RoundId
+from privet.randomness import RoundRandomness
 from privet.resolve import Resolved, resolve
+from privet.sealing.levels import forecast
+from privet.sealing.masked import key_bytes
 
 
 def faithful(relation: str, factors: int, dimension: int = 40) -> Resolved:
@@ -120,4 +128,52 @@ def test_sampled_counts_are_the_records_and_nothing_else() -> None:
     f.engine.run(f.server.steps())
     row = simulated(f.clients, f.server.system.mechanism, 0)
     assert row["sampled"] == [2 * len(part) for part in parts]
-    assert simulated(f.clients, f.server.system.mechanism, 1) == {"zeroed_nonfinite": 0}
+    assert simulated(f.clients, f.server.system.mechanism, 1) == {"zeroed_nonfinite": 0, "out_of_range": 0}
+
+
+@pytest.mark.parametrize("parties", [3, 4, 5, 16, 64, 95])
+@pytest.mark.parametrize("kind", ["fedavg", "fedshield"])
+def test_unclipped_updates_travel_in_what_float32_takes(kind: str, parties: int) -> None:
+    asked = config(system={"kind": kind}, privacy=None, sealing={"kind": "encrypted+masked"})
+    size = 1 << 17
+    resolved = resolve(asked, dimension=size, parties=parties)
+    field = sum_field(resolved, size)
+    assert field.bits == 24
+    for sealing, most in (
+        (EncryptedMaskedSealing(), 1.05),
+        (EncryptedSealing(), 1.05),
+        (MaskedSealing(), 1.0),
+    ):
+        planned = forecast(sealing, size=size, field=field, parties=parties, survivors=parties)
+        keys = key_bytes(parties, 8)[0] if "masked" in sealing.kind else 0
+        assert (planned.upload_bytes - keys) / (4 * size) <= most
+
+
+@pytest.mark.parametrize("parties", [2, 3, 4, 5, 8, 9, 64, 1000])
+def test_the_grid_of_unclipped_updates_is_the_documented_one(parties: int) -> None:
+    resolved = resolve(
+        config(system={"kind": "fedavg"}, privacy=None, sealing={"kind": "none"}),
+        dimension=DIMENSION,
+        parties=parties,
+    )
+    rounding = resolved.system.pipeline.rounding
+    step = rounding.grid.step
+    assert step == 2.0**-17 * 2.0 ** (math.ceil(math.log2(parties)) - 2)
+    assert rounding.limit * step == 16.0 - step, "as near to the range as a sum of all parties allows"
+    assert sum_field(resolved, DIMENSION).bits <= 24
+
+
+def test_an_update_beyond_the_range_is_cut_and_counted() -> None:
+    pipeline = resolve(
+        config(system={"kind": "fedavg"}, privacy=None, sealing={"kind": "none"}), dimension=4, parties=4
+    ).system.pipeline
+    round_id = RoundId(0)
+    passing = Pass(round_id, RoundRandomness(ClientKeys.from_insecure_test_seed(1, 0), round_id))
+    update = np.array([[100.0, -16.5, 15.5, 0.25]], np.float32)
+    total = pipeline.forward([Units(("a client",), update)], 4, passing)
+    np.testing.assert_allclose(pipeline.backward(4 * total), [16, -16, 15.5, 0.25], atol=2.0**-16)
+    assert passing.observed["out_of_range"] == 2
+    assert passing.observed["zeroed_nonfinite"] == 0
+    lost = pipeline.forward([Units(("a client",), update * np.float32(1e4))], 4, passing)
+    assert not lost.any(), "a norm beyond what is added up exactly"
+    assert passing.observed["zeroed_nonfinite"] == 1

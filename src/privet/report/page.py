@@ -153,7 +153,7 @@ def notes(record: RunRecord) -> list[str]:
 
 
 def troubles(record: RunRecord) -> list[tuple[int, str]]:
-    """Rounds that did not go smoothly: retries, missing clients, values that were not finite."""
+    """Rounds that did not go smoothly: retries, missing clients, values not finite or out of range."""
     found = []
     for row in record.rounds:
         parts = []
@@ -163,9 +163,11 @@ def troubles(record: RunRecord) -> list[tuple[int, str]]:
             )
         if row.get("missing"):
             parts.append("without " + ", ".join(f"client {k} ({v})" for k, v in row["missing"].items()))
-        zeroed = (row.get("simulated") or {}).get("zeroed_nonfinite")
-        if zeroed:
+        simulated = row.get("simulated") or {}
+        if zeroed := simulated.get("zeroed_nonfinite"):
             parts.append(f"{zeroed} units were not finite and counted as zero")
+        if outside := simulated.get("out_of_range"):
+            parts.append(f"{outside} values were out of range and cut to its end")
         if parts:
             found.append((row["round"] + 1, "; ".join(parts)))
     return found

@@ -35,7 +35,7 @@ def dp_lora(config: Config, facts: Facts, privacy: PrivacyConfig) -> System:
         mechanism = GaussianMechanism(facts.clip_norm, facts.noise_multiplier, facts.dimension, floor=1)
         step = Pipeline(noised(mechanism, denominator=batch, units=BATCH_HEADROOM * batch))
         work: LocalDpSgd | LocalUpdate = LocalDpSgd(SampledGradients(rate), step, local)
-        pipeline = Pipeline([*encoders(facts), public_rounding(weights)])
+        pipeline = Pipeline([*encoders(facts), public_rounding(facts, weights)])
         release = mechanism.release("local steps", count=local.steps, sampling=Sampling.poisson(rate))
     else:
         mechanism = GaussianMechanism(facts.clip_norm, facts.noise_multiplier, facts.size, floor=1)

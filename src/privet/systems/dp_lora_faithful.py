@@ -35,7 +35,7 @@ def dp_lora_faithful(config: Config, facts: Facts, privacy: PrivacyConfig) -> Sy
         name="dp_lora",
         paper="arXiv 2312.17493, Algorithm 1, as published, with the account that it has",
         work=LocalDpSgd(BatchGradient(local.batch_size), step, local),
-        pipeline=Pipeline([*encoders(facts), public_rounding(weights)]),
+        pipeline=Pipeline([*encoders(facts), public_rounding(facts, weights)]),
         optimiser=config.schedule.server,
         release=mechanism.release("local steps on clipped batch gradients", count=local.steps),
         mechanism=mechanism,

@@ -26,7 +26,7 @@ def fedavg(config: Config, facts: Facts) -> System:
         name="fedavg",
         paper="McMahan et al., AISTATS 2017, Algorithm 1",
         work=LocalUpdate(config.schedule.local),
-        pipeline=Pipeline([*encoders(facts), public_rounding(denominator)]),
+        pipeline=Pipeline([*encoders(facts), public_rounding(facts, denominator)]),
         optimiser=config.schedule.server,
         release=NoGuarantee("updates", REASON),
     )

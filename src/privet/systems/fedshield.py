@@ -39,7 +39,7 @@ def fedshield(config: Config, facts: Facts) -> System:
 
     denominator = facts.total_weight(config.schedule.weights)
     mechanism: GaussianMechanism | None = None
-    stages: list[Clip | Round | Share] = [public_rounding(denominator)]
+    stages: list[Clip | Round | Share] = [public_rounding(facts, denominator)]
     release: Release | NoGuarantee = NoGuarantee("opened sums of updates", REASON)
     if config.privacy is not None:
         mechanism = GaussianMechanism(facts.clip_norm, facts.noise_multiplier, facts.size, facts.floor)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from privet.fixed_point import Grid
+from privet.fixed_point import MAX_BOUND, Grid
 from privet.mechanism import GaussianMechanism
 from privet.pipeline import Clip, Encode, Round, Share
 from privet.systems.base import Facts
 
-# Updates of an adapter are far below 1 in each coordinate; 2^-20 is finer than the optimiser's own noise.
-PUBLIC_GRID = Grid(step=2.0**-20, bound=2**31 - 1)
-PUBLIC_LIMIT = 2**24
+PUBLIC_RANGE = 16.0
+"""Largest magnitude of a coordinate that carries no guarantee; updates and codes of them lie far below."""
+PUBLIC_SUM_BITS = 24
+"""Width of their sum. For up to 95 parties two such sums share a slot of BFV, so an upload takes what float32 takes."""
 
 BATCH_HEADROOM = 4.0
 """Range of one client's sum of records, over the expected batch: a Poisson batch four times as large is unheard of."""
@@ -22,9 +23,14 @@ def encoders(facts: Facts) -> list[Encode]:
     return [Encode(facts.codec)] if facts.codec else []
 
 
-def public_rounding(denominator: float) -> Round:
-    """Rounding for what carries no guarantee of its own: a grid of 2^-20 and a range of ±16."""
-    return Round(PUBLIC_GRID, denominator, PUBLIC_LIMIT)
+def public_rounding(facts: Facts, denominator: float) -> Round:
+    """Rounding for what carries no guarantee of its own: to 2^-17 within ±16 for three or four parties.
+
+    Twice as many parties take twice the step, so that their sum keeps its width; rounding is unbiased and each party's
+    own, so the error of the mean grows by the root of two only (docs/fixed-point.md, docs/adr/0006-public-grid.md).
+    """
+    steps = 1 << PUBLIC_SUM_BITS - 1 - (facts.parties - 1).bit_length()
+    return Round(Grid(PUBLIC_RANGE / steps, MAX_BOUND), denominator, steps - 1)
 
 
 def noised(mechanism: GaussianMechanism, denominator: float, units: float) -> list[Clip | Round | Share]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from privet import __version__, wire
 from privet.aggregate import Aggregator
@@ -26,6 +27,19 @@ from privet.wire import Schema
 from privet.work import Workplace
 
 _DIGEST_BYTES = 32
+
+
+class Guard(Protocol):
+    """A site's own limits on what it releases, whatever the server asks."""
+
+    def admit(self, due: RoundId) -> None:
+        """Write a new answer to this attempt at a round down as a release, before it is computed.
+
+        Raises:
+            SealingRefused: if the site does not allow it; the reason is safe to send.
+        """
+
+
 _STATE = "state"
 
 
@@ -41,6 +55,7 @@ class Client:
         answers: Schemas of the answers that are written down, by operation, for contributions of a size.
         aggregator: Adapter and system as this client knows them; under an encrypted level also the server half's role.
         weight: Public weight of this client.
+        guard: The site's own limits, if it has any.
         observed: Diagnostics of the last contribution that was computed; they are never sent.
         observed_round: Its round; -1 before the first.
     """
@@ -52,6 +67,7 @@ class Client:
     answers: Callable[[str, int], Schema]
     aggregator: Aggregator
     weight: float = 1.0
+    guard: Guard | None = None
     observed: dict[str, float] = field(default_factory=dict)
     observed_round: int = -1
 
@@ -99,6 +115,8 @@ class Client:
                 raise SealingRefused(
                     "already-answered", "this round and attempt was answered to another question"
                 )
+        if op == ROUND and self.guard is not None:
+            self.guard.admit(round_id)
         answer, size = self._contribute(round_id, body) if op == ROUND else self._open(round_id, body)
         numbers = [n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt, size)]
         raw = wire.encode(answer, self.answers(op, size))

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from privet.aggregate import Aggregator, state_schema
-from privet.client import Client
+from privet.client import Client, Guard
 from privet.codec_schedule import CodecSchedule
+from privet.codecs import Codec
+from privet.engines.base import Engine
 from privet.engines.local import LocalEngine, Tap
+from privet.errors import PrivetError
 from privet.fixed_point import Field
 from privet.keys import ClientKeys, SecretStore, derive
-from privet.messages import ROUND, answer_schema, schemas
+from privet.messages import OPEN, ROUND, answer_schema, schemas
 from privet.pipeline import Floats
 from privet.resolve import Resolved
-from privet.sealing.base import Store
+from privet.sealing.base import Message, SealingServer, Store
 from privet.sealing.identity import Identity
 from privet.sealing.levels import Seal
 from privet.sealing.roster import Roster
@@ -60,6 +64,19 @@ class Secrets:
         )
 
     @classmethod
+    def of_site(cls, folder: Path, identity: Identity, test_seed: tuple[int, int] | None = None) -> Secrets:
+        """Secrets of a site for one run, with the identity that the roster names.
+
+        Args:
+            folder: The run's folder at this site; made with mode 0700.
+            identity: The site's key.
+            test_seed: Insecure seed and party number, where all randomness has to repeat.
+        """
+        secrets = SecretStore(folder)
+        keys = ClientKeys.from_insecure_test_seed(*test_seed) if test_seed else ClientKeys.open(secrets)
+        return cls(keys, identity, secrets.read_or_create("sealing.root"), FolderStore(secrets))
+
+    @classmethod
     def of_test_seed(cls, seed: int, party: int, folder: Path | None = None) -> Secrets:
         """Secrets that anybody who knows ``seed`` can compute."""
         store: Store = FolderStore(SecretStore(folder)) if folder else MemoryStore()
@@ -73,24 +90,35 @@ class Secrets:
 
 @dataclass
 class Federation:
-    """Everything of one run, in one process.
+    """Everything of one run that is in this process.
 
     Attributes:
         server: The server's half.
-        clients: Clients by party number.
+        clients: Clients by party number; none where they are on other machines.
         engine: What carries messages between them.
     """
 
     server: Server
     clients: dict[int, Client]
-    engine: LocalEngine
+    engine: Engine
+
+    @property
+    def newest(self) -> Aggregator | None:
+        """The server half as the run stands: the server's, or that of a client here that has the newest, if any."""
+        if self.server.aggregator is not None:
+            return self.server.aggregator
+        return max((c.aggregator for c in self.clients.values()), key=lambda a: a.rounds, default=None)
 
     @property
     def flat(self) -> Floats:
-        """The trained values as the run stands, float32 [D]: the server's, or those of a client that has the newest."""
-        if self.server.aggregator is not None:
-            return self.server.aggregator.flat
-        return max((client.aggregator for client in self.clients.values()), key=lambda a: a.rounds).flat
+        """The trained values as the run stands, float32 [D].
+
+        Raises:
+            PrivetError: if only clients on other machines know them.
+        """
+        if self.newest is None:
+            raise PrivetError("only the sites know the adapter of this run", field="sealing.kind")
+        return self.newest.flat
 
 
 def sum_field(resolved: Resolved, size: int) -> Field:
@@ -106,6 +134,113 @@ def sum_field(resolved: Resolved, size: int) -> Field:
         share_std_steps=mechanism.share_std_steps if mechanism and has_share else 0.0,
         dimension=size,
     )
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The public facts of a run, from which the server and every client build their halves alike.
+
+    Attributes:
+        resolved: What runs.
+        roster: Who takes part, by party number.
+        run: Name of the run; enters signatures and keys.
+        initial: Trained values at the start, float32 [D].
+        schedule: The codec of each round.
+    """
+
+    resolved: Resolved
+    roster: Roster
+    run: str
+    initial: Floats
+    schedule: CodecSchedule
+
+    @cached_property
+    def seal(self) -> Seal:
+        """The sealing level."""
+        config = self.resolved.config
+        return Seal(
+            config.sealing,
+            self.run,
+            self.roster,
+            sum_field(self.resolved, len(self.initial)),
+            self.resolved.trust.min_survivors,
+            config.insecure_test_seed is not None,
+        )
+
+    @cached_property
+    def messages(self) -> dict[str, Message]:
+        """Schemas by operation."""
+        state_bytes = state_schema(len(self.initial)).max_bytes()
+        encrypted = self.seal.hands_sums_on
+        return schemas(
+            self._schemas_only, dimension=len(self.initial), state_bytes=state_bytes, encrypted=encrypted
+        )
+
+    @cached_property
+    def _schemas_only(self) -> SealingServer:
+        return self.seal.server(MemoryStore())
+
+    def answer(self, size: int) -> Schema:
+        """Schema of an answer to ``round`` with ``size`` values."""
+        return answer_schema(self._schemas_only.sealed(size), encrypted=self.seal.hands_sums_on)
+
+    def kept(self, op: str, size: int) -> Schema:
+        """Schema of the answer to ``op`` in a round of ``size`` values."""
+        return self.answer(size) if op == ROUND else self.messages[op].reply
+
+    def asked(self, op: str, size: int) -> Schema:
+        """Schema of the question ``op`` in a round of ``size`` values."""
+        summed = self.seal.sum_schema(size) if op == OPEN else None
+        return summed or self.messages[op].request
+
+    @cached_property
+    def _first_codec(self) -> Codec | None:
+        return self.schedule.codec(0, self.initial, None, None)  # all start from the same public codec
+
+    def aggregator(self) -> Aggregator:
+        """The server half's role before the first round."""
+        optimiser = self.resolved.config.schedule.server
+        return Aggregator.fresh(
+            self.resolved.compose, self.schedule, optimiser, self.initial, self._first_codec
+        )
+
+    def client(self, place: Workplace, secret: Secrets, guard: Guard | None = None) -> Client:
+        """The half of the member whose identity is in ``secret``."""
+        party = self.roster.party_of(secret.identity.public_key)
+        weights = self.resolved.config.schedule.weights
+        return Client(
+            place=place,
+            keys=secret.keys,
+            sealing=self.seal.client(secret.identity, secret.seal_root, secret.store),
+            store=secret.store,
+            answers=self.kept,
+            aggregator=self.aggregator(),
+            weight=weights[party] if weights else 1.0,
+            guard=guard,
+        )
+
+    def server(
+        self, store: Store, save: Callable[[Server], None], observe: Callable[[str, dict[str, Any]], None]
+    ) -> Server:
+        """The server's half; ``store`` is where its sealing level keeps its state."""
+        config, first = self.resolved.config, self.aggregator()
+        return Server(
+            system=self.resolved.system,
+            rounds=config.schedule.rounds,
+            attempts=config.schedule.round_attempts,
+            run=self.run,
+            sealing=self.seal.server(store),
+            survivors_demanded=self.resolved.trust.min_survivors,
+            ledger=self.resolved.ledger(),
+            dimension=len(self.initial),
+            aggregator=None if self.seal.hands_sums_on else first,
+            messages=self.messages,
+            answer=self.answer,
+            summed=self.seal.sum_schema,
+            size=first.size,
+            save=save,
+            observe=observe,
+        )
 
 
 def federate(
@@ -135,62 +270,13 @@ def federate(
         server_store: Where the server's sealing half keeps its state.
         tap: Sees every exchange of the local engine.
     """
-    config, system = resolved.config, resolved.system
     roster = Roster.in_memory([place.name for place in places], [s.identity for s in secrets])
-    seal = Seal(
-        config.sealing,
-        run,
-        roster,
-        sum_field(resolved, len(initial)),
-        resolved.trust.min_survivors,
-        config.insecure_test_seed is not None,
-    )
-    sealing = seal.server(server_store or MemoryStore())
-    encrypted = seal.hands_sums_on
-    state_bytes = state_schema(len(initial)).max_bytes()
-    messages = schemas(sealing, dimension=len(initial), state_bytes=state_bytes, encrypted=encrypted)
-
-    def answer(size: int) -> Schema:
-        return answer_schema(sealing.sealed(size), encrypted=encrypted)
-
-    def kept(op: str, size: int) -> Schema:
-        return answer(size) if op == ROUND else messages[op].reply
-
-    def aggregator() -> Aggregator:
-        return Aggregator.fresh(resolved.compose, schedule, config.schedule.server, initial, codec)
-
-    codec = schedule.codec(0, initial, None, None)  # all start from the same public codec
-    first = aggregator()
-    weights = config.schedule.weights or (1.0,) * len(places)
-    clients = {}
-    for place, secret, weight in zip(places, secrets, weights, strict=True):
-        # The roster sorts nothing: a party's number is its place in it.
-        party = roster.party_of(secret.identity.public_key)
-        clients[party] = Client(
-            place=place,
-            keys=secret.keys,
-            sealing=seal.client(secret.identity, secret.seal_root, secret.store),
-            store=secret.store,
-            answers=kept,
-            aggregator=aggregator(),
-            weight=weight,
-        )
-    server = Server(
-        system=system,
-        rounds=config.schedule.rounds,
-        attempts=config.schedule.round_attempts,
-        run=run,
-        sealing=sealing,
-        survivors_demanded=resolved.trust.min_survivors,
-        ledger=resolved.ledger(),
-        dimension=len(initial),
-        aggregator=None if encrypted else first,
-        messages=messages,
-        answer=answer,
-        summed=seal.sum_schema,
-        size=first.size,
-        save=save,
-        observe=observe,
-    )
-    engine = LocalEngine(clients, messages, config.engine.dropouts, tap)
+    blueprint = Blueprint(resolved, roster, run, initial, schedule)
+    # The roster sorts nothing: a party's number is its place in it.
+    clients = {
+        roster.party_of(secret.identity.public_key): blueprint.client(place, secret)
+        for place, secret in zip(places, secrets, strict=True)
+    }
+    server = blueprint.server(server_store or MemoryStore(), save, observe)
+    engine = LocalEngine(clients, blueprint.messages, resolved.config.engine.dropouts, tap)
     return Federation(server, clients, engine)

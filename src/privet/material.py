@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from privet.codec_schedule import CodecSchedule
 from privet.config import Config, LocalConfig, LoraConfig, TopLayers
 from privet.data.load import load as load_data
+from privet.data.load import load_public
 from privet.data.records import Dataset, Record
 from privet.data_config import ClassificationTemplate, Template
 from privet.errors import PrivetError
@@ -107,8 +109,15 @@ def lora_spec(config: LoraConfig) -> LoraSpec:
     )
 
 
-def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Material:
+def gather(
+    config: Config, observe: Observe = lambda kind, facts: None, *, public_only: bool = False
+) -> Material:
     """Load, tokenise and prepare.
+
+    Args:
+        config: The configuration.
+        observe: Told what goes on.
+        public_only: Open no silo's records: for a server whose clients are elsewhere.
 
     Raises:
         PrivetError: for data, models or adapters that do not work, each with its reason and the next step.
@@ -119,7 +128,7 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
 
     torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     observe("stage", {"name": "reading data"})
-    dataset = load_data(config.data, fetching)
+    dataset = (load_public if public_only else load_data)(config.data, fetching)
     observe("stage", {"name": f"loading {config.model.name}"})
     model = load_model(config.model, fetching)
     answers = answer_tokens(config.data.template, dataset, model)
@@ -141,7 +150,8 @@ def gather(config: Config, observe: Observe = lambda kind, facts: None) -> Mater
     silos = {silo.name: tokens(silo.records) for silo in dataset.silos}
     everything = [e for examples in silos.values() for e in examples]
     all_records = [r for silo in dataset.silos for r in silo.records]
-    notes += token_report(all_records, everything, config.engine.micro_batch).lines()
+    if not public_only:
+        notes += token_report(all_records, everything, config.engine.micro_batch).lines()
     for name, examples in silos.items():
         if not examples:
             raise PrivetError(
@@ -168,7 +178,9 @@ def answer_tokens(template: Template, dataset: Dataset, model: LoadedModel) -> t
     """
     if not isinstance(template, ClassificationTemplate) or template.compare == "vocabulary":
         return None
-    record = next((r for silo in dataset.silos for r in silo.records), None)
+    tests = (record for records in dataset.test.values() for record in records)
+    private = (record for silo in dataset.silos for record in silo.records)
+    record = next(chain(private, dataset.public, tests), None)
     if record is None:
         return None
     words = [replace(record, completion=word) for word in choices(template)]

@@ -16,22 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from privet import checkpoint
+from privet.cast import Cast, InOneProcess, Observe
 from privet.config import Config
 from privet.diagnostics import simulated
 from privet.errors import PrivetError
-from privet.federation import Federation, Secrets, federate
-from privet.keys import SecretStore
-from privet.material import Material, codec_schedule, factors_of, gather, public_clip_norm
+from privet.federation import Federation
+from privet.material import Material, factors_of, public_clip_norm
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import privacy_statement
 from privet.resolve import Resolved, resolve
 from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
 from privet.server import Server
-from privet.store import FolderStore
-from privet.work import Workplace
 
-Observe = Callable[[str, dict[str, Any]], None]
 SCHEMA = 1
 _DISK = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -52,6 +49,7 @@ def start(
     resume: bool = False,
     fresh: bool = False,
     observe: Observe = lambda kind, facts: None,
+    cast: Cast | None = None,
 ) -> dict[str, Any]:
     """Run a configuration, or go on with a run that was interrupted.
 
@@ -62,6 +60,7 @@ def start(
         resume: Go on with the run in ``out``.
         fresh: Throw away the run in ``out`` first.
         observe: Told what happens: ``stage``, ``progress``, ``round``, ``aborted``, ``stopped``, ``result``.
+        cast: Who takes part; all clients in this process when absent.
 
     Returns:
         What ``result.json`` says.
@@ -82,19 +81,22 @@ def start(
                 RunFolder.create(path, fresh=fresh).clear()
             if not (folder / "env.json").exists():
                 folder.write_json("env.json", describe_environment())
-            return _Run(config, source_text, folder, observe).go()
+            return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
 
 
 class _Run:
     """One run on its way."""
 
-    def __init__(self, config: Config, source_text: str, folder: RunFolder, observe: Observe) -> None:
+    def __init__(
+        self, config: Config, source_text: str, folder: RunFolder, observe: Observe, cast: Cast
+    ) -> None:
         self.config, self.source_text, self.folder, self.observe = config, source_text, folder, observe
+        self.cast = cast
         self.totals: dict[str, Any] = {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
 
     def go(self) -> dict[str, Any]:
         """All of it, in order."""
-        material = gather(self.config, self.observe)
+        material = self.cast.gather(self.config, self.observe)
         resolved = self._resolve(material)
         self._claim(resolved.config)
         federation = self._federate(resolved, material)
@@ -102,7 +104,8 @@ class _Run:
         if not any(row["when"] == "before" for row in self.folder.rows("metrics.jsonl")):
             self._measure(material, "before", None, trainer.backbone.initial_flat())
         self._run(federation, material)
-        self._measure(material, "after", None, federation.flat)
+        if federation.newest is not None:
+            self._measure(material, "after", None, federation.flat)
         return self._finish(resolved, federation, material)
 
     def _claim(self, config: Config) -> None:
@@ -121,7 +124,7 @@ class _Run:
         return resolve(
             self.config,
             dimension=material.trainer.dimension,
-            parties=len(material.silos),
+            parties=self.cast.size(material),
             clip_norm=clip,
             factors=factors_of(material.trainer.backbone.layout),
         )
@@ -134,38 +137,8 @@ class _Run:
         return float(self.folder.read_json(file))
 
     def _federate(self, resolved: Resolved, material: Material) -> Federation:
-        seed = self.config.insecure_test_seed
-        clients = self.folder / "clients"
-        clients.mkdir(mode=0o700, exist_ok=True)
-        secrets = [
-            Secrets.of_folder(clients / f"{party}")
-            if seed is None
-            else Secrets.of_test_seed(seed, party, clients / f"{party}")
-            for party in range(len(material.silos))
-        ]
-        places = [
-            Workplace(name, material.trainer, examples, self.config.engine.micro_batch)
-            for name, examples in material.silos.items()
-        ]
-        weights = self.config.schedule.weights
-        if weights is not None and len(weights) != len(places):
-            raise PrivetError(
-                "does not fit the clients",
-                field="schedule.weights",
-                given=f"{len(weights)} weights",
-                allowed=f"{len(places)}, one for each of {', '.join(material.silos)}",
-                hint="give as many weights as there are clients, or leave them out",
-            )
-        federation = federate(
-            resolved,
-            places,
-            secrets,
-            material.trainer.backbone.initial_flat(),
-            codec_schedule(resolved.config, material),
-            run=self._name(),
-            save=self._save,
-            observe=self._on_event,
-            server_store=FolderStore(SecretStore(self.folder / "checkpoints" / "sealing")),
+        federation = self.cast.federate(
+            resolved, material, self.folder, run=self._name(), save=self._save, observe=self._on_event
         )
         self.federation = federation
         totals = checkpoint.restore(self.folder, federation.server, config=self.hash)
@@ -189,7 +162,7 @@ class _Run:
     def _run(self, federation: Federation, material: Material) -> None:
         self.started = time.monotonic()
         self.spent = float(self.totals["seconds"])
-        parties = len(material.silos)
+        parties = self.cast.size(material)
 
         def answered(op: str, done: int, total: int) -> None:
             if op == "round" and parties > 1:
@@ -219,7 +192,7 @@ class _Run:
             self._take_totals()
             row = {"schema": SCHEMA, **facts}
             row |= {name: self.totals[name] for name in ("bytes_up", "bytes_down")}
-            if self.config.engine.diagnostics:
+            if self.config.engine.diagnostics and self.federation.clients:
                 system = self.federation.server.system
                 row["simulated"] = simulated(self.federation.clients, system.mechanism, facts["round"])
             self.folder.append("rounds.jsonl", row)
@@ -227,7 +200,8 @@ class _Run:
         self._log(kind, facts)
         self.observe(kind, facts)
         every = self.config.evaluation.every
-        if kind == "round" and every and (facts["round"] + 1) % every == 0:
+        due = kind == "round" and every and (facts["round"] + 1) % every == 0
+        if due and self.federation.newest is not None:
             self._measure(self.material, "round", facts["round"], self.federation.flat)
 
     def _log(self, kind: str, facts: dict[str, Any]) -> None:
@@ -251,8 +225,10 @@ class _Run:
 
     def _finish(self, resolved: Resolved, federation: Federation, material: Material) -> dict[str, Any]:
         server = federation.server
-        adapter = self.folder / "adapter"
-        material.trainer.backbone.layout.save_peft(federation.flat, adapter, material.model.name)
+        adapter = None
+        if federation.newest is not None:
+            adapter = self.folder / "adapter"
+            material.trainer.backbone.layout.save_peft(federation.flat, adapter, material.model.name)
         statement = self._statement(resolved, server)
         self.folder.write_json("dp_event.json", server.ledger.to_json())
         self.folder.write_json("privacy.json", statement)
@@ -272,7 +248,7 @@ class _Run:
             "unit": statement["unit"],
             "relation": statement["relation"],
             "delta": statement["delta"],
-            "adapter": str(adapter),
+            "adapter": str(adapter) if adapter else None,
             "report": str(self.folder / "report.html"),
             "notes": material.notes,
         }
@@ -283,9 +259,10 @@ class _Run:
     def _statement(self, resolved: Resolved, server: Server) -> dict[str, Any]:
         privacy = resolved.config.privacy
         survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]
+        newest = self.federation.newest
         statement = privacy_statement(
             server.ledger,
-            mechanism=self.federation.clients[0].aggregator.system.describe(),
+            mechanism=(newest.system if newest else server.system).describe(),
             clip_norm=resolved.facts.clip_norm if privacy else None,
             noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
             fewest_survivors=min(survivors, default=None),

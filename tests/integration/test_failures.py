@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+import privet.cast
 import privet.runs
 from privet.checkpoint import FILE
 from privet.cli import app
@@ -55,7 +56,7 @@ def written(path: Path, config: Config | dict[str, Any]) -> Path:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs on toy data, without a language model."""
-    monkeypatch.setattr(privet.runs, "gather", gatherer())
+    monkeypatch.setattr(privet.cast, "gather", gatherer())
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 from support.toy_runs import gatherer
 
+import privet.cast
 import privet.runs
 from privet.config import Config, to_yaml
 
@@ -76,7 +77,7 @@ class Killer:
     def _child(self, prepare: Prepare, config: Config) -> None:
         try:
             gc.disable()
-            setattr(privet.runs, "gather", gatherer(self.parties))  # noqa: B010 - a stand-in, in the child only
+            setattr(privet.cast, "gather", gatherer(self.parties))  # noqa: B010 - a stand-in, in the child only
             # The account comes after all that is at stake here and takes longer than the run.
             setattr(privet.runs, "privacy_statement", no_statement)  # noqa: B010 - likewise
             # What a killed process has handed to the kernel is not lost; only a power failure would lose it.

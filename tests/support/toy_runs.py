@@ -61,7 +61,7 @@ def material(parts: Sequence[Sequence[ToyExample]], public: Sequence[ToyExample]
 
 
 def gatherer(parties: int = 4, records: int = 80) -> Any:
-    """A stand-in for `privet.runs.gather` that returns toy material at once."""
+    """A stand-in for `privet.cast.gather` that returns toy material at once."""
 
     def gather(config: Config, observe: Any = None) -> Any:
         return material(split(examples(records), parties), examples(10, seed=9))

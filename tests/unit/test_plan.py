@@ -12,6 +12,7 @@ import pytest
 from support.toy import DIMENSION, config
 from support.toy_runs import gatherer
 
+import privet.cast
 import privet.runs
 from privet import plan
 from privet.config import Config, to_yaml
@@ -30,7 +31,7 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "load_data", lambda config: dataset)
     everything = (np.arange(DIMENSION, dtype=np.int64),)
     monkeypatch.setattr(plan, "model_size", lambda config: ModelSize(1000, 800, DIMENSION, everything))
-    monkeypatch.setattr(privet.runs, "gather", gatherer(4))
+    monkeypatch.setattr(privet.cast, "gather", gatherer(4))
 
 
 def real(**sections: Any) -> Config:

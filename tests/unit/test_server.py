@@ -12,6 +12,7 @@ import pytest
 from support.toy import DIMENSION, config, examples, federation, split
 from support.toy_runs import adapter, gatherer, material
 
+import privet.cast
 import privet.runs
 from privet.config import Dropout, to_yaml
 from privet.errors import PrivetError
@@ -27,7 +28,7 @@ def started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gather: Any = None, **sections: Any
 ) -> dict[str, Any]:
     asked = config(**sections)
-    monkeypatch.setattr(privet.runs, "gather", gather or gatherer(4))
+    monkeypatch.setattr(privet.cast, "gather", gather or gatherer(4))
     return privet.runs.start(asked, to_yaml(asked), tmp_path / "run")
 
 

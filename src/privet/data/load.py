@@ -74,6 +74,37 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     return replace(dataset, report=_report(collected, dataset, choices(config.template)))
 
 
+def load_public(config: DataConfig, progress: Progress | None = None) -> Dataset:
+    """Only what is declared public, for a machine that holds no private record: no file of a silo is opened.
+
+    Args:
+        config: The ``data`` section.
+        progress: See `load`.
+
+    Raises:
+        PrivetError: for files that are missing or broken.
+    """
+    if isinstance(config, SentimentData):
+        whole = load(config, progress)  # published as a whole
+        return replace(whole, silos=[], validation={})
+    collected, rows = _Collected("public records"), dict[Part, Sequence[Row]]()
+    if isinstance(config, HuggingFaceData):
+        if config.test_public and config.test_split is not None:
+            rows["test"] = rows_of_hub(config, config.test_split, "data.test_split")
+    else:
+        if config.test_public and config.test_path is not None:
+            rows["test"] = rows_of_files(config.test_path, config, "data.test_path")
+        if config.public_path is not None:
+            rows["public"] = rows_of_files(config.public_path, config, "data.public_path")
+    for part, found in rows.items():
+        collected.fixed[part] = _render_all(found, config, f"{part}/")
+    held = {part: [entry.record for entry in entries] for part, entries in collected.fixed.items()}
+    collected.rows = sum(map(len, held.values()))
+    test = _by_topic(held.get("test", []), config)
+    dataset = Dataset([], test, config.test_public, {}, held.get("public", []), DataReport(collected.source))
+    return replace(dataset, report=_report(collected, dataset, choices(config.template)))
+
+
 def _sentiment(config: SentimentData, progress: Progress | None) -> _Collected:
     folder = sentiment_dir(progress)
     collected = _Collected("sentiment")

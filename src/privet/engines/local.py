@@ -38,7 +38,7 @@ class LocalEngine:
         messages: Schemas by operation.
         dropouts: Planned silences.
         tap: Called with the bytes of each exchange.
-        on_answer: Called after each answer with operation, party and the number of addressees, for progress.
+        on_answer: See `privet.engines.base.Engine`.
         bytes_up: Bytes from clients to the server so far.
         bytes_down: Bytes from the server to clients so far.
     """

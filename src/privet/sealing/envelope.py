@@ -90,7 +90,29 @@ def open_envelope(
             ``too-large``, ``bad-text``, ``bad-padding``, ``wrong-sender``, ``wrong-receiver``, ``wrong-run``,
             ``wrong-round``, ``wrong-op``, ``bad-signature``.
     """
-    view = memoryview(data).cast("B")
+    address, payload, signature = _parse(memoryview(data).cast("B"), max_payload)
+    for field in ("sender", "receiver", "run", "round", "op"):
+        if getattr(address, field) != getattr(expected, field):
+            raise WireError(f"wrong-{field}")
+    key = keys.get(address.sender)
+    if key is None:
+        raise WireError("wrong-sender")
+    if not verify(key, signature, _CONTEXT, roster_hash, _signed(address, payload)):
+        raise WireError("bad-signature")
+    return payload
+
+
+def claimed_address(data: bytes | bytearray | memoryview, max_payload: int) -> Address:
+    """What an envelope says of itself, unverified: for a receiver that is asked and does not know what comes next.
+
+    Raises:
+        WireError: if it is no envelope.
+    """
+    return _parse(memoryview(data).cast("B"), max_payload)[0]
+
+
+def _parse(view: memoryview, max_payload: int) -> tuple[Address, memoryview, bytes]:
+    """Address, payload and signature, none of them verified."""
     if len(view) < _HEAD.size:
         raise WireError("truncated")
     magic, version, sender, receiver, number, attempt, run_size, op_size, size = _HEAD.unpack(
@@ -115,17 +137,7 @@ def open_envelope(
     except UnicodeDecodeError:
         raise WireError("bad-text") from None
     address = Address(sender, receiver, run, RoundId(number, attempt), op)
-    for field in ("sender", "receiver", "run", "round", "op"):
-        if getattr(address, field) != getattr(expected, field):
-            raise WireError(f"wrong-{field}")
-    payload = view[padded : padded + size]
-    key = keys.get(sender)
-    if key is None:
-        raise WireError("wrong-sender")
-    signature = bytes(view[end - SIGNATURE_BYTES :])
-    if not verify(key, signature, _CONTEXT, roster_hash, _signed(address, payload)):
-        raise WireError("bad-signature")
-    return payload
+    return address, view[padded : padded + size], bytes(view[end - SIGNATURE_BYTES :])
 
 
 def _signed(address: Address, payload: bytes | memoryview) -> Body:

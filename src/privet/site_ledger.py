@@ -1,0 +1,210 @@
+"""A site's own account of everything that its records were ever used for, across runs and jobs.
+
+The server keeps a ledger of its run; a site does not rely on it. Before a site computes a new answer to a round it
+writes the release down here, and refuses if its policy's epsilon would be exceeded. What is charged stays charged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from privet.errors import PrivetError
+from privet.keys import SecretStore
+from privet.privacy.accountants import headline
+from privet.privacy.events import AnyRelease, NoGuarantee
+from privet.privacy.ledger import Ledger
+from privet.protocol import RoundId
+from privet.resolve import Resolved
+from privet.sealing.base import SealingRefused
+from privet.site_policy import SitePolicy
+
+ENTRY, LOCK = "ledger.json", "ledger.lock"
+_RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+Runs = Mapping[str, Ledger]
+
+
+def checked_name(run: str) -> str:
+    """The name of a run, if it can name a folder.
+
+    Raises:
+        SealingRefused: if it cannot; a server chose it.
+    """
+    if not _RUN.fullmatch(run):
+        raise SealingRefused("bad-run-name", "the name of the run is not made of a-z, 0-9 and '-'")
+    return run
+
+
+@dataclass(frozen=True)
+class SiteLedger:
+    """Ledgers of all runs at one site, in one file of mode 0600 that several jobs may share.
+
+    Attributes:
+        store: The folder of the file.
+        policy: The site's limits; its unit, relation and delta are those of the account.
+    """
+
+    store: SecretStore
+    policy: SitePolicy
+
+    def runs(self) -> dict[str, Ledger]:
+        """The ledgers as they stand on the disk, by name of the run.
+
+        Raises:
+            PrivetError: if the file is damaged.
+        """
+        if ENTRY not in self.store:
+            return {}
+        try:
+            stored = json.loads(self.store.read(ENTRY))
+            return {name: Ledger.from_json(ledger) for name, ledger in stored["runs"].items()}
+        except (ValueError, KeyError, AttributeError):
+            raise PrivetError(
+                "this site's ledger is damaged",
+                field=str(self.store.path(ENTRY)),
+                hint="restore it from a backup; without it nobody knows what these records were used for",
+            ) from None
+
+    def epsilon(self, runs: Runs | None = None) -> float:
+        """Headline epsilon of everything charged, against the worst observer of each run; infinite without any."""
+        seen: list[AnyRelease] = []
+        for ledger in (self.runs() if runs is None else runs).values():
+            seen += ledger.trust.seen_by(ledger.trust.worst, ledger.releases)
+        if any(isinstance(each, NoGuarantee) for each in seen):
+            return float("inf")
+        return headline(seen, self.policy.delta, self.policy.relation) if seen else 0.0
+
+    def open(self, run: str, resolved: Resolved) -> RunAccount:
+        """The account of one run, new or gone on with; nothing is charged yet.
+
+        Raises:
+            SealingRefused: if the run's guarantee is of another kind than this site's ledger, or what it plans would
+                exceed the site's epsilon.
+        """
+        policy, release, asked = self.policy, resolved.system.release, resolved.ledger()
+        if policy.max_epsilon is not None:
+            if isinstance(release, NoGuarantee):
+                raise SealingRefused("policy-epsilon", "the run has no finite epsilon; this site demands one")
+            if (asked.unit, asked.relation) != (policy.unit, policy.relation):
+                raise SealingRefused(
+                    "policy-unit",
+                    f"the run accounts for unit {asked.unit}, {asked.relation}; this site's ledger for "
+                    f"{policy.unit}, {policy.relation}",
+                )
+        account = RunAccount(self, checked_name(run), resolved)
+        runs = self.runs()
+        missing = resolved.config.schedule.rounds * count_of(release) - account.charged(runs)
+        if not account.affords(runs, max(missing, 0)):
+            planned = self.epsilon(account.after(runs, missing))
+            raise SealingRefused(
+                "policy-epsilon",
+                f"epsilon {self.epsilon(runs):.4g} is spent and the run would take it to {planned:.4g}; this site "
+                f"allows {policy.max_epsilon}",
+            )
+        return account
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps the jobs of this site from charging at the same time; a kill releases the lock."""
+        path = self.store.directory / LOCK
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write(self, runs: Runs) -> None:
+        """Replace the file; when this returns it has reached the disk."""
+        document = {"schema": 1, "runs": {name: ledger.to_json() for name, ledger in runs.items()}}
+        self.store.write(ENTRY, json.dumps(document, indent=1).encode())
+
+    def summary(self) -> dict[str, Any]:
+        """What was used so far, for the people at the site."""
+        runs, policy = self.runs(), self.policy
+        spent = self.epsilon(runs)
+        return {
+            "epsilon": None if spent == float("inf") else spent,
+            "allowed": policy.max_epsilon,
+            "delta": policy.delta,
+            "unit": policy.unit,
+            "relation": policy.relation,
+            "runs": {name: ledger.epsilon().value for name, ledger in runs.items()} if spent else {},
+        }
+
+
+def count_of(release: AnyRelease) -> int:
+    """How many equal releases one is."""
+    return 1 if isinstance(release, NoGuarantee) else release.count
+
+
+@dataclass
+class RunAccount:
+    """One run's part of a site's ledger, and the guard that a client asks before it answers a round.
+
+    Attributes:
+        site: The whole ledger.
+        run: Name of the run.
+        resolved: What runs, as this site resolved it.
+    """
+
+    site: SiteLedger
+    run: str
+    resolved: Resolved
+    _known: dict[frozenset[str], int] = field(default_factory=dict)
+
+    @property
+    def release(self) -> AnyRelease:
+        """What one round releases."""
+        return self.resolved.system.release
+
+    def charged(self, runs: Runs) -> int:
+        """Releases of this run so far."""
+        return sum(count_of(each) for each in runs[self.run].releases) if self.run in runs else 0
+
+    def after(self, runs: Runs, extra: int) -> dict[str, Ledger]:
+        """The ledgers with ``extra`` more releases of this run."""
+        ledger = self.resolved.ledger()
+        for each in runs[self.run].releases if self.run in runs else ():
+            ledger.charge(each)
+        if extra:
+            release = self.release
+            ledger.charge(release if isinstance(release, NoGuarantee) else release.times(extra))
+        return {**runs, self.run: ledger}
+
+    def affords(self, runs: Runs, extra: int) -> bool:
+        """Whether ``extra`` more releases keep to the site's epsilon; what was found affordable is remembered."""
+        limit = self.site.policy.max_epsilon
+        if limit is None or not extra:
+            return True
+        # Releases of other runs that are charged meanwhile make the answer another one.
+        others = frozenset(f"{name} {ledger.to_json()}" for name, ledger in runs.items() if name != self.run)
+        wanted = self.charged(runs) + extra
+        if wanted > self._known.get(others, 0):
+            if self.site.epsilon(self.after(runs, extra)) > limit:
+                return False
+            self._known[others] = wanted
+        return True
+
+    def admit(self, due: RoundId) -> None:
+        """Charge a new answer to one attempt at a round.
+
+        Raises:
+            SealingRefused: if there were too many attempts, or the site's epsilon would be exceeded.
+        """
+        policy, extra = self.site.policy, count_of(self.release)
+        if due.attempt >= policy.max_attempts:
+            asked = f"attempt {due.attempt + 1} at round {due.number}"
+            raise SealingRefused("policy-attempts", f"{asked}; this site answers {policy.max_attempts}")
+        with self.site.alone():
+            runs = self.site.runs()
+            if not self.affords(runs, extra):
+                what = f"one more release would exceed epsilon {policy.max_epsilon}"
+                raise SealingRefused("policy-epsilon", what)
+            self.site.write(self.after(runs, extra))

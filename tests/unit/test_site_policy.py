@@ -1,0 +1,157 @@
+"""A site's own limits: what it refuses to join, what it refuses to answer, and its account across runs."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.toy import DIMENSION, config, examples, federation, split
+
+from privet.config import Config
+from privet.keys import SecretStore
+from privet.protocol import RoundId
+from privet.resolve import Resolved, resolve
+from privet.sealing.base import SealingRefused
+from privet.site_ledger import ENTRY, SiteLedger
+from privet.site_policy import SitePolicy, refusals
+
+
+def resolved(asked: Config | None = None, parties: int = 4) -> Resolved:
+    return resolve(asked or config(insecure_test_seed=None), dimension=DIMENSION, parties=parties)
+
+
+def ledger(folder: Path, **limits: Any) -> SiteLedger:
+    return SiteLedger(SecretStore(folder), SitePolicy(**limits))
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "reason"),
+    [
+        ({"systems": ("dp_lora",)}, {}, "policy-system"),
+        ({"sealing": ("encrypted+masked",)}, {}, "policy-sealing"),
+        ({"minimum_cohort": 5}, {}, "policy-cohort"),
+        ({"models": ("smollm2-135m-instruct",)}, {}, "policy-model"),
+        ({}, {"insecure_test_seed": 7}, "policy-test-seed"),
+    ],
+)
+def test_what_a_policy_does_not_allow_is_named(
+    limits: dict[str, Any], asked: dict[str, Any], reason: str
+) -> None:
+    found = refusals(SitePolicy(**limits), resolved(config(**{"insecure_test_seed": None, **asked})))
+    assert [each.reason for each in found] == [reason]
+    assert "this site allows" in found[0].detail
+
+
+def test_a_run_within_the_limits_is_not_refused() -> None:
+    assert refusals(SitePolicy(), resolved()) == []
+
+
+def test_a_run_that_plans_more_epsilon_than_allowed_is_refused(tmp_path: Path) -> None:
+    run = resolved()
+    planned = run.ledger()
+    planned.charge(run.system.release.times(4))  # type: ignore[union-attr]  # hedge has a Gaussian release
+    epsilon = planned.epsilon().value
+    ledger(tmp_path / "a", max_epsilon=epsilon * 1.001).open("run", run)
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        ledger(tmp_path / "b", max_epsilon=epsilon * 0.999).open("run", run)
+
+
+def test_epsilon_adds_up_over_runs_and_survives_the_process(tmp_path: Path) -> None:
+    run = resolved()
+    account = ledger(tmp_path, max_epsilon=100).open("first", run)
+    for number in range(4):
+        account.admit(RoundId(number))
+    one = ledger(tmp_path).epsilon()
+    second = ledger(tmp_path, max_epsilon=100).open("second", run)
+    second.admit(RoundId(0))
+    assert ledger(tmp_path).epsilon() > one > 0
+    assert stat.S_IMODE((tmp_path / ENTRY).stat().st_mode) == 0o600
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        ledger(tmp_path, max_epsilon=one * 1.1).open("third", run)
+    # A run that was charged already and is gone on with is not counted twice.
+    ledger(tmp_path, max_epsilon=ledger(tmp_path).epsilon() * 1.001).open("first", run)
+
+
+def test_more_answers_than_planned_stop_at_the_sites_epsilon(tmp_path: Path) -> None:
+    run = resolved()
+    planned = run.ledger()
+    planned.charge(run.system.release.times(4))  # type: ignore[union-attr]  # hedge has a Gaussian release
+    account = ledger(tmp_path, max_epsilon=planned.epsilon().value * 1.0001, max_attempts=99).open("run", run)
+    for number in range(4):
+        account.admit(RoundId(number, 1))
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        account.admit(RoundId(4))
+    assert account.charged(account.site.runs()) == 4
+
+
+def test_two_jobs_of_a_site_see_each_others_charges(tmp_path: Path) -> None:
+    run = resolved()
+    one, two = (ledger(tmp_path, max_epsilon=1e6).open(name, run) for name in ("one", "two"))
+    one.admit(RoundId(0))
+    two.admit(RoundId(0))
+    assert sorted(ledger(tmp_path).runs()) == ["one", "two"]
+
+
+def test_attempts_at_a_round_are_limited_by_the_site(tmp_path: Path) -> None:
+    account = ledger(tmp_path, max_epsilon=None, max_attempts=2).open("run", resolved())
+    account.admit(RoundId(0, 0))
+    account.admit(RoundId(0, 1))
+    with pytest.raises(SealingRefused, match="policy-attempts"):
+        account.admit(RoundId(0, 2))
+
+
+def test_a_run_without_epsilon_needs_a_policy_without_limit(tmp_path: Path) -> None:
+    plain = resolved(config(insecure_test_seed=None, system={"kind": "fedavg"}, privacy=None))
+    with pytest.raises(SealingRefused, match="no finite epsilon"):
+        ledger(tmp_path).open("run", plain)
+    account = ledger(tmp_path, max_epsilon=None).open("run", plain)
+    account.admit(RoundId(0))
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        ledger(tmp_path, max_epsilon=1000).open("next", resolved())
+
+
+def test_another_unit_has_another_ledger(tmp_path: Path) -> None:
+    client = config(insecure_test_seed=None, privacy={"unit": "client", "relation": "zero-out"})
+    with pytest.raises(SealingRefused, match="policy-unit"):
+        ledger(tmp_path, max_epsilon=100).open("run", resolved(client))
+
+
+def test_a_damaged_ledger_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    SecretStore(tmp_path / "l").write(ENTRY, b"{}")
+    with pytest.raises(Exception, match="damaged"):
+        ledger(tmp_path / "l").epsilon()
+
+
+@pytest.mark.parametrize("name", ["../x", "", "A", "a/b", "x" * 65])
+def test_a_run_cannot_choose_where_the_site_writes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SealingRefused, match="bad-run-name"):
+        ledger(tmp_path).open(name, resolved())
+
+
+def test_the_local_engines_client_asks_its_guard_before_it_answers(tmp_path: Path) -> None:
+    """The release is on the site's disk before the answer; a refusing site's records stay out of the sum."""
+    asked = config(schedule={"min_survivors": 3})
+    f = federation(asked, split(examples(80), 4))
+    sites = [ledger(tmp_path / str(i), max_epsilon=None, max_attempts=1) for i in range(4)]
+    for i, site in enumerate(sites):
+        f.clients[i].guard = site.open("run", resolved(asked))
+    first = f.clients[0].guard
+    assert first is not None
+
+    def refuse(due: RoundId) -> None:
+        raise SealingRefused("policy-attempts", "")
+
+    first.admit = refuse  # type: ignore[method-assign]  # a site that refuses everything
+    rows: list[dict[str, Any]] = []
+    f.server.observe = lambda kind, facts: rows.append({"kind": kind, **facts})
+    f.engine.run(f.server.steps())
+    rounds = [row for row in rows if row["kind"] == "round"]
+    assert len(rounds) == 4
+    assert all(row["survivors"] == [1, 2, 3] for row in rounds)
+    assert rounds[0]["missing"]["0"] == "refused: policy-attempts"
+    kept = json.loads((tmp_path / "1" / ENTRY).read_text(encoding="utf-8"))["runs"]["run"]["events"]
+    assert [event["count"] for event in kept] == [4]
+    assert ENTRY not in sites[0].store

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import binomtest
 
@@ -34,20 +35,31 @@ def measure(material: Material, flat: Floats, micro_batch: int) -> Iterator[dict
 
 def score(material: Material, questions: Sequence[Question], micro_batch: int) -> dict[str, Any]:
     """Metrics of the adapter that is set, on some questions."""
-    backbone = material.trainer.backbone
     count = len(questions)
     row: dict[str, Any] = {"records": count, "accuracy": None, "accuracy_low": None, "accuracy_high": None}
-    if questions[0].choices:
-        scores = np.array(backbone.choice_scores([q.choices for q in questions], micro_batch), np.float64)
-        labels = np.array([q.label for q in questions])
-        nll = logsumexp(scores, axis=1) - scores[np.arange(count), labels]
-        right = int((scores.argmax(axis=1) == labels).sum())
+    nll, correct = losses(material, questions, micro_batch)
+    if correct is not None:
+        right = int(correct.sum())
         interval = binomtest(right, count).proportion_ci(method="wilson")
         row |= {"accuracy": right / count, "accuracy_low": interval.low, "accuracy_high": interval.high}
-    else:
-        nll = backbone.losses([q.example for q in questions], micro_batch).astype(np.float64)
     error = float(nll.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     return {**row, "nll": float(nll.mean()), "nll_se": error}
+
+
+def losses(
+    material: Material, questions: Sequence[Question], micro_batch: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """NLL of each question under the adapter that is set, float64 [n], and whether the right choice was the likeliest.
+
+    The second is ``None`` for a task without choices.
+    """
+    backbone = material.trainer.backbone
+    if not questions[0].choices:
+        return backbone.losses([q.example for q in questions], micro_batch).astype(np.float64), None
+    scores = np.array(backbone.choice_scores([q.choices for q in questions], micro_batch), np.float64)
+    labels = np.array([q.label for q in questions])
+    nll = logsumexp(scores, axis=1) - scores[np.arange(len(questions)), labels]
+    return nll, scores.argmax(axis=1) == labels
 
 
 def means(rows: Sequence[dict[str, Any]], when: str) -> dict[str, float | None]:

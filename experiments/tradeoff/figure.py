@@ -1,0 +1,178 @@
+"""The study's figure from its result file: ``python -m experiments.tradeoff.figure``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from experiments.study import ROOT
+from experiments.tradeoff.run import open_results, read_study
+from experiments.tradeoff.setups import NOMINAL
+from experiments.tradeoff.summary import Found, found
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FIGURE = ROOT / "docs" / "figures" / "tradeoff.png"
+BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9741a", "#2b8a3e", "#666666", "#b3261e"
+SILOS = (1, 4, 16, 64)
+EPSILONS = {8: 0.451, 1: 0.94}
+"""Noise multiplier of the whole sum that each epsilon takes."""
+
+Results = Mapping[tuple[str, float | None], Found]
+
+
+def curve(results: Results) -> list[Found]:
+    """hedge without a codec, by rising noise; noise that is nominal left out."""
+    chosen = [
+        f
+        for (family, noise), f in results.items()
+        if family == "hedge" and noise is not None and noise > NOMINAL
+    ]
+    return sorted(chosen, key=lambda f: f.setup.noise or 0.0)
+
+
+def read_off(results: Results, noise: float) -> tuple[float, float] | None:
+    """NLL and its error over seeds at a noise: linear in log noise between the measured levels."""
+    points = curve(results)
+    levels = [math.log(f.setup.noise or 1.0) for f in points]
+    if len(points) < 2 or not math.exp(levels[0]) * 0.999 <= noise <= math.exp(levels[-1]) * 1.001:
+        return None
+    values = [f.loss().value for f in points]
+    errors = [f.loss().over_seeds or 0.0 for f in points]
+    at = math.log(noise)
+    return float(np.interp(at, levels, values)), float(np.interp(at, levels, errors))
+
+
+def _curve(axis: Axes, results: Results) -> None:
+    points = curve(results)
+    noises = [f.setup.noise for f in points]
+    losses = [f.loss() for f in points]
+    axis.errorbar(
+        noises,
+        [e.value for e in losses],
+        yerr=[e.over_seeds or 0.0 for e in losses],
+        color=BLUE,
+        marker="o",
+        capsize=3,
+        label="hedge: noise of the whole sum",
+    )
+    lines = {
+        ("zero-shot", None): (GREY, "zero-shot"),
+        ("public data alone", 0.001): (GREEN, "public data alone"),
+        ("hedge", 0.001): (RED, "no noise"),
+    }
+    for key, (colour, label) in lines.items():
+        if key in results:
+            value = results[key].loss().value
+            axis.axhline(value, color=colour, linestyle="--", linewidth=1)
+            axis.annotate(
+                label, (0.985, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                fontsize=8, color=colour,
+            )  # fmt: skip
+    axis.set_xscale("log", base=2)
+    shown = [0.45, 0.94, 1.88, 3.76, 7.52]
+    axis.set_xticks(shown, [f"{x:g}" for x in shown])
+    axis.set_xlabel("noise multiplier σ of the opened sum (n silos with local noise: √n σ)")
+    axis.set_ylabel("test NLL in nats")
+    axis.set_title("Loss against noise", loc="left", fontsize=10, fontweight="bold")
+    for epsilon, sigma in EPSILONS.items():
+        axis.axvline(sigma, color=BLUE, alpha=0.25, linewidth=5)
+        axis.annotate(
+            f"hedge ε = {epsilon}", (sigma, 0.98), xycoords=("data", "axes fraction"), rotation=90, va="top",
+            ha="right", fontsize=8, color=BLUE,
+        )  # fmt: skip
+
+
+def _silos(axis: Axes, results: Results) -> None:
+    for (epsilon, sigma), colour, shift in zip(EPSILONS.items(), (BLUE, ORANGE), (-0.06, 0.06), strict=True):
+        found_at = [(n, read_off(results, math.sqrt(n) * sigma)) for n in SILOS]
+        kept = [(n, at) for n, at in found_at if at is not None]
+        if not kept:
+            continue
+        axis.errorbar(
+            [SILOS.index(n) + shift for n, _ in kept],
+            [at[0] for _, at in kept],
+            yerr=[at[1] for _, at in kept],
+            color=colour,
+            marker="s",
+            capsize=3,
+            linestyle=":",
+            label=f"local noise, ε = {epsilon}",
+        )
+        first = kept[0][1]
+        axis.axhline(
+            first[0], color=colour, linewidth=1.2, label=f"hedge, any number of silos, ε = {epsilon}"
+        )
+    for key, colour in ((("zero-shot", None), GREY), (("public data alone", 0.001), GREEN)):
+        if key in results:
+            axis.axhline(results[key].loss().value, color=colour, linestyle="--", linewidth=1)
+    axis.set_xticks(range(len(SILOS)), [str(n) for n in SILOS])
+    axis.set_xlabel("silos n")
+    axis.set_title("Shared against local noise at equal ε", loc="left", fontsize=10, fontweight="bold")
+    axis.legend(fontsize=7.5, frameon=False)
+
+
+def _codecs(axis: Axes, results: Results) -> None:
+    families = {
+        "hedge": (BLUE, "identity, 12,288 values"),
+        "hedge, public subspace k=64": (GREEN, "public subspace, 64 values"),
+        "hedge, random projection k=64": (ORANGE, "random projection, 64 values"),
+    }
+    for family, (colour, label) in families.items():
+        points = sorted(
+            (f for (name, noise), f in results.items() if name == family and noise in (0.451, 0.94, 1.88)),
+            key=lambda f: f.setup.noise or 0.0,
+        )
+        if points:
+            losses = [f.loss() for f in points]
+            axis.errorbar(
+                [f.rows[0]["epsilon"] for f in points],
+                [e.value for e in losses],
+                yerr=[e.over_seeds or 0.0 for e in losses],
+                color=colour,
+                marker="o",
+                capsize=3,
+                label=label,
+            )
+    for key, colour in ((("zero-shot", None), GREY), (("public data alone", 0.001), GREEN)):
+        if key in results:
+            axis.axhline(results[key].loss().value, color=colour, linestyle="--", linewidth=1)
+    axis.set_xscale("log")
+    shown = [0.187, 1, 8]
+    axis.set_xticks(shown, ["0.19", "1", "8"])
+    axis.minorticks_off()
+    axis.set_xlabel("ε, per record, δ = 1e-5")
+    axis.set_title("Codecs", loc="left", fontsize=10, fontweight="bold")
+    axis.legend(fontsize=7.5, frameon=False)
+
+
+def main() -> None:
+    """Three panels: loss against noise, shared against local noise, codecs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    study = read_study()
+    results = found(study, open_results(study).rows)
+    figure, panels = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
+    for panel, draw in zip(panels, (_curve, _silos, _codecs), strict=True):
+        draw(panel, results)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        "SmolLM2-135M on four silos' sentiment records: each point at its own learning rate, chosen on public records; "
+        "bars: standard error over seeds",
+        fontsize=9.5,
+        x=0.01,
+        ha="left",
+    )
+    figure.tight_layout()
+    figure.savefig(FIGURE, dpi=120, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""One run of the study: from a set-up to a row, on the product's own path, and what is measured at its end.
+
+Public records are cut in two by group. Clip norms and codecs look at one half (``fit``), learning rates are chosen
+on the other (``validation``). Test records are looked at once, at a run's end, and choose nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from experiments.tradeoff.setups import NOMINAL, Setup
+from numpy.typing import NDArray
+
+from privet.config import Config, MaskedSealing
+from privet.data.records import Record
+from privet.federation import Secrets, federate, sum_field
+from privet.material import (
+    Material,
+    Question,
+    codec_schedule,
+    factors_of,
+    gather,
+    public_clip_norm,
+    questions,
+)
+from privet.measure import losses
+from privet.pipeline import Floats
+from privet.resolve import Resolved, resolve
+from privet.run_folder import config_hash
+from privet.sealing.levels import forecast
+from privet.tokenise import Example
+from privet.work import Workplace
+
+BLOCKS = 48
+"""Test records are kept as means over so many blocks of whole groups: differences of two runs are paired by block."""
+
+
+@dataclass
+class Ground:
+    """Loaded model and data of one kind of set-up.
+
+    Attributes:
+        material: What the product loaded; its public records are the half ``fit``.
+        validation: Questions of the other half.
+        everything: All public records.
+        test: Test questions.
+        blocks: Block of each of them.
+        domains: Domain of each of them.
+        groups: Group of each public record by name.
+        clips: Clip norms that were measured on ``fit``.
+        epsilons: Epsilon by set-up; it takes longer to compute than to keep.
+    """
+
+    material: Material
+    validation: list[Question]
+    everything: list[Example]
+    test: list[Question]
+    blocks: NDArray[np.int64]
+    domains: list[str]
+    groups: dict[str, str]
+    clips: dict[str, float] = field(default_factory=dict)
+    epsilons: dict[str, float | None] = field(default_factory=dict)
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _group(record: Record) -> str:
+    return record.group or record.id
+
+
+def prepare(config: Config) -> Ground:
+    """Load model and data, and divide the public and the test records."""
+    material = gather(config)
+    groups = {r.id: _group(r) for r in material.dataset.public}
+    fit = [e for e in material.public if _digest(groups[e.id]) % 2 == 0]
+    held_out = [r for r in material.dataset.public if _digest(groups[r.id]) % 2 == 1]
+    group_of = {r.id: _group(r) for held in material.dataset.test.values() for r in held}
+    test = [(name, q) for name, asked in material.test.items() for q in asked]
+    return Ground(
+        material=replace(material, public=fit),
+        validation=questions(config, held_out, material),
+        everything=material.public,
+        test=[q for _, q in test],
+        blocks=np.array([_digest(group_of[q.example.id]) % BLOCKS for _, q in test], np.int64),
+        domains=[name for name, _ in test],
+        groups=groups,
+    )
+
+
+def run(ground: Ground, setup: Setup, rate: float, seed: int, *, final: bool) -> dict[str, Any]:
+    """Train and measure.
+
+    Args:
+        ground: What :func:`prepare` gave for this configuration's model, data and adapters.
+        setup: What to run.
+        rate: Learning rate.
+        seed: Test seed of sampling, noise and order.
+        final: Whether this is a run at the chosen rate. The control then learns from all public records.
+    """
+    started = time.monotonic()
+    config = setup.config(rate, seed)
+    material, backbone = ground.material, ground.material.trainer.backbone
+    places = _places(ground, setup, seed, final)
+    records = sum(len(place.examples) for place in places)
+    if setup.silos == "public" and config.schedule.expected_batch is not None:
+        q = min(1.0, config.schedule.expected_batch / records)
+        config = config.model_copy(
+            update={"schedule": config.schedule.model_copy(update={"sampling_rate": q})}
+        )
+    resolved = resolve(
+        config,
+        dimension=backbone.dimension,
+        parties=len(places),
+        clip_norm=_clip_norm(ground, config),
+        factors=factors_of(backbone.layout),
+    )
+    f = federate(
+        resolved,
+        places,
+        [Secrets.of_test_seed(seed, party) for party in range(len(places))],
+        backbone.initial_flat(),
+        codec_schedule(config, material),
+        run="tradeoff",
+    )
+    progress = f.engine.run(f.server.steps())
+    trained = time.monotonic()
+    measured = measure(ground, f.flat, config.engine.micro_batch)
+    if setup.identity not in ground.epsilons:
+        ground.epsilons[setup.identity] = epsilon(setup, resolved)
+    return {
+        "part": setup.part,
+        "family": setup.family,
+        "noise": setup.noise,
+        "rate": rate,
+        "seed": seed,
+        "stage": "final" if final else "grid",
+        "setup": setup.identity,
+        "run_config": config_hash(config)[:12],
+        "task": setup.task,
+        "dimension": backbone.dimension,
+        "values": f.server.size,
+        "silos": len(places),
+        "train_records": records,
+        "clip_norm": resolved.facts.clip_norm if config.privacy else None,
+        "epsilon": ground.epsilons[setup.identity],
+        "delta": config.privacy.delta if config.privacy else None,
+        "rounds": progress.number,
+        **measured,
+        "bytes_up": f.engine.bytes_up,
+        "bytes_down": f.engine.bytes_down,
+        "masked_bytes_up": masked_bytes(resolved, f.server.size, len(places)),
+        "seconds": round(trained - started, 2),
+        "evaluation_seconds": round(time.monotonic() - trained, 2),
+    }
+
+
+def zero_shot(ground: Ground, setup: Setup) -> dict[str, Any]:
+    """The base model's row."""
+    started = time.monotonic()
+    config = setup.config(1.0, 0)
+    flat = ground.material.trainer.backbone.initial_flat()
+    return {
+        "part": setup.part,
+        "family": setup.family,
+        "noise": None,
+        "rate": None,
+        "seed": None,
+        "stage": "final",
+        "setup": setup.identity,
+        "task": setup.task,
+        "rounds": 0,
+        **measure(ground, flat, config.engine.micro_batch),
+        "evaluation_seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _places(ground: Ground, setup: Setup, seed: int, final: bool) -> list[Workplace]:
+    """Who trains on what."""
+    trainer, size = ground.material.trainer, setup.config(1.0, seed).engine.micro_batch
+    held = ground.material.silos
+    if setup.silos == "public":
+        records = ground.everything if final else ground.material.public
+        held = {"public": list(records)}
+        if setup.task == "nyt":
+            held = _by_group(records, ground.groups)
+    elif setup.silos == "pooled":
+        held = {"pooled": [e for examples in held.values() for e in examples]}
+    elif isinstance(setup.silos, int):
+        drawn = sorted(held, key=lambda name: _digest(f"{seed}/{name}"))[: setup.silos]
+        held = {name: held[name] for name in sorted(drawn)}
+    if setup.share < 1:
+        most = int(setup.share * 2**64)
+        held = {name: [e for e in examples if _digest(e.id) < most] for name, examples in held.items()}
+    return [Workplace(name, trainer, examples, size) for name, examples in held.items()]
+
+
+def _by_group(examples: Sequence[Example], groups: dict[str, str]) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        found[groups[example.id]].append(example)
+    return dict(found)
+
+
+def _clip_norm(ground: Ground, config: Config) -> float:
+    """Median norm of one unit's vector over the public half ``fit``, at the initial adapter.
+
+    A unit is a record's gradient; where a client trains and its whole update is clipped, it is a public article's
+    update. dp_lora as published clips the gradient of a batch at the median of single records, as the product does.
+    """
+    if config.privacy is None:
+        return 1.0
+    client = config.privacy.unit == "client" and config.system.kind == "hedge"
+    key = config.schedule.local.model_dump_json() if client else "records"
+    if key not in ground.clips:
+        ground.clips[key] = _client_norm(ground, config) if client else public_clip_norm(ground.material)
+    return ground.clips[key]
+
+
+def _client_norm(ground: Ground, config: Config) -> float:
+    trainer = ground.material.trainer
+    flat = trainer.backbone.initial_flat()
+    norms = []
+    for name, examples in _by_group(ground.material.public, ground.groups).items():
+        order = hashlib.sha256(name.encode()).digest()
+        trained = trainer.train_locally(flat, examples, config.schedule.local, order)
+        norms.append(float(np.linalg.norm((trained - flat).astype(np.float64))))
+    return float(np.median(norms))
+
+
+def measure(ground: Ground, flat: Floats, micro_batch: int) -> dict[str, Any]:
+    """Losses on validation and test records; test also by domain and by block."""
+    ground.material.trainer.set_flat(flat)
+    checked, _ = losses(ground.material, ground.validation, micro_batch)
+    nll, right = losses(ground.material, ground.test, micro_batch)
+    sums, counts = (np.bincount(ground.blocks, weights, BLOCKS) for weights in (nll, None))
+    test: dict[str, Any] = {
+        "records": len(nll),
+        "nll": _number(float(nll.mean())),
+        "nll_se": _number(float(nll.std(ddof=1) / math.sqrt(len(nll)))),
+        "block_nll": [_number(float(total)) for total in sums],
+        "block_records": counts.astype(int).tolist(),
+    }
+    names = sorted(set(ground.domains))
+    of = {name: np.array([d == name for d in ground.domains]) for name in names}
+    test["domain_nll"] = {name: _number(float(nll[of[name]].mean())) for name in names}
+    if right is not None:
+        test["accuracy"] = float(right.mean())
+        test["block_right"] = np.bincount(ground.blocks, right, BLOCKS).astype(int).tolist()
+        test["domain_accuracy"] = {name: _number(float(right[of[name]].mean())) for name in names}
+    return {"validation": {"records": len(checked), "nll": _number(float(checked.mean()))}, "test": test}
+
+
+def _number(value: float) -> float | None:
+    """Six digits after the point; ``None`` for what is no number, since JSON has none."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def epsilon(setup: Setup, resolved: Resolved) -> float | None:
+    """What the noise of all planned rounds is worth against the server, without colluders; rounded up.
+
+    ``None`` where there is no noise or a nominal one.
+    """
+    if setup.noise is None or setup.noise < NOMINAL or setup.silos == "public":
+        return None
+    ledger = resolved.ledger()
+    for release in resolved.planned():
+        ledger.charge(release)
+    value = ledger.epsilon("server").headline.value
+    return None if value is None else math.ceil(value * 1000) / 1000
+
+
+def masked_bytes(resolved: Resolved, size: int, parties: int) -> int | None:
+    """Forecast upload of a client and round under masks, which these runs leave off; ``None`` under three clients."""
+    if parties < 3:
+        return None
+    plan = forecast(
+        MaskedSealing(),
+        size=size,
+        field=sum_field(resolved, resolved.facts.dimension),
+        parties=parties,
+        survivors=resolved.trust.min_survivors,
+    )
+    return plan.upload_bytes

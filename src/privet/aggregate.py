@@ -16,7 +16,7 @@ from privet import wire
 from privet.codec_schedule import CodecSchedule
 from privet.codecs import Codec, fields, pack, unpack
 from privet.config import OptimiserConfig
-from privet.optimiser import Optimiser
+from privet.optimiser import Optimiser, moment_sizes
 from privet.pipeline import Floats, Integers
 from privet.protocol import Body, RoundId, as_array
 from privet.systems.base import System
@@ -34,9 +34,9 @@ def codec_fields() -> dict[str, wire.Kind]:
 
 def state_schema(dimension: int) -> wire.Schema:
     """What a state message holds: the adapter, the optimiser, the rounds that are in it, the next round's codec."""
-    vector = wire.Array("float32", (dimension,))
+    vector, moment = wire.Array("float32", (dimension,)), wire.Array("float32", (wire.UpTo(dimension),))
     whole = wire.Whole(low=0)
-    own: dict[str, wire.Kind] = {"flat": vector, "first": vector, "second": vector}
+    own: dict[str, wire.Kind] = {"flat": vector, "first": moment, "second": moment}
     own |= {"steps": whole, "rounds": whole}
     codec = codec_fields()
     return wire.Schema({**own, **codec}, optional=frozenset(codec))
@@ -124,6 +124,9 @@ class Aggregator:
             PrivetError: if its codec is unsound in this run.
         """
         body = wire.decode(data, state_schema(len(self.flat)))
+        for moment, size in moment_sizes(self.optimiser.config, len(self.flat)).items():
+            if len(as_array(body, moment)) != size:
+                raise wire.WireError("wrong-shape", moment)
         self.flat = as_array(body, "flat").copy()
         self.rounds = int(body["rounds"])
         self.optimiser.restore(body)

@@ -27,8 +27,8 @@ class Optimiser:
     clean one.
 
     Attributes:
-        first: First moment, float32 [D].
-        second: Second moment, float32 [D].
+        first: First moment, float32 [D]; empty for ``average``, which has none to keep and none to send.
+        second: Second moment, float32 [D]; empty unless ``adam``.
         steps: Steps taken.
     """
 
@@ -40,7 +40,9 @@ class Optimiser:
     @classmethod
     def fresh(cls, config: OptimiserConfig, dimension: int) -> Optimiser:
         """An optimiser that has taken no step."""
-        return cls(config, np.zeros(dimension, np.float32), np.zeros(dimension, np.float32))
+        moments = moment_sizes(config, dimension)
+        first, second = (np.zeros(moments[name], np.float32) for name in ("first", "second"))
+        return cls(config, first, second)
 
     def step(self, parameters: Vector, direction: Vector) -> Vector:
         """New parameters, float32 [D]: ``parameters`` moved along ``direction``."""
@@ -73,3 +75,11 @@ class Optimiser:
         """Take back what :meth:`to_body` gave."""
         self.first, self.second = as_array(body, "first"), as_array(body, "second")
         self.steps = int(body["steps"])
+
+
+def moment_sizes(config: OptimiserConfig, dimension: int) -> dict[str, int]:
+    """Values of each moment that an optimiser keeps for ``dimension`` trained values."""
+    return {
+        "first": 0 if config.kind == "average" else dimension,
+        "second": dimension if config.kind == "adam" else 0,
+    }

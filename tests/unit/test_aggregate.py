@@ -90,3 +90,22 @@ def test_a_state_of_another_adapter_is_refused() -> None:
     aggregator.flat = np.zeros(DIMENSION + 1, np.float32)
     with pytest.raises(WireError):
         aggregator.restore(saved)
+
+
+@pytest.mark.parametrize(("kind", "moments"), [("average", 0), ("momentum", 1), ("adam", 2)])
+def test_a_state_holds_the_moments_of_its_optimiser_and_no_others(kind: str, moments: int) -> None:
+    """They travel to every client each round where the sum is encrypted."""
+    states = {}
+    for name in ("average", "momentum", "adam"):
+        aggregator = fedavg(server={"kind": name, "learning_rate": 1.0}).server.aggregator
+        assert aggregator is not None
+        aggregator.apply(RoundId(0), np.arange(DIMENSION, dtype=np.int64) << 18)
+        states[name] = aggregator.to_bytes()
+    other = fedavg(server={"kind": kind, "learning_rate": 1.0}).server.aggregator
+    assert other is not None
+    assert len(states[kind]) - len(states["average"]) == moments * 4 * DIMENSION
+    other.restore(states[kind])
+    assert other.to_bytes() == states[kind]
+    for name in {*states} - {kind}:
+        with pytest.raises(WireError, match="wrong-shape"):
+            other.restore(states[name])

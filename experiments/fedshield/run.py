@@ -25,7 +25,8 @@ from scipy.stats import binomtest
 
 from privet.config import Config, parse, read_yaml
 from privet.federation import Federation, Secrets, federate
-from privet.material import Material, codec_schedule, factors_of, gather
+from privet.lora import factors_of
+from privet.material import Material, codec_schedule, gather
 from privet.measure import measure
 from privet.pipeline import Floats
 from privet.resolve import resolve

@@ -18,7 +18,8 @@ from experiments.study import ROOT, Results
 
 from privet.config import Config, NoSealing, parse, read_yaml
 from privet.federation import Secrets, federate
-from privet.material import Material, codec_schedule, factors_of, gather, public_clip_norm, questions
+from privet.lora import factors_of
+from privet.material import Material, codec_schedule, gather, public_clip_norm, questions
 from privet.measure import score
 from privet.resolve import resolve
 from privet.work import Workplace

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from privet.client import Client
 from privet.mechanism import GaussianMechanism
@@ -45,7 +45,7 @@ def simulated(
         math.sqrt(sum(each["noise_squares"] for each in seen if "noise_squares" in each) / count) * step
     )
     low, high = (
-        math.sqrt(q / count) * expected for q in chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], count)
+        math.sqrt(chdtri(count, above) / count) * expected for above in (1 - FALSE_ALARM / 2, FALSE_ALARM / 2)
     )
     row |= {"noise_std_measured": measured, "noise_std_ledger": expected, "interval": [low, high]}
     return row

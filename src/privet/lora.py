@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.config import LoraConfig, TopLayers
 from privet.errors import PrivetError
 
 Vector = NDArray[np.float32]
@@ -294,3 +295,25 @@ def default_targets(names: Sequence[str]) -> tuple[str, ...]:
         field="lora.targets",
         allowed="names of its linear layers: " + ", ".join(sorted(set(names))),
     )
+
+
+def lora_spec(config: LoraConfig) -> LoraSpec:
+    """The adapter's specification from its section."""
+    layers = config.layers.top if isinstance(config.layers, TopLayers) else config.layers
+    return LoraSpec(
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.targets,
+        layers=layers,
+        factors=config.factors,
+        init_seed=config.init_seed,
+    )
+
+
+def factors_of(layout: AdapterLayout) -> tuple[NDArray[np.int64], ...]:
+    """Positions of all trained A and of all trained B in the flat vector; one entry if A is frozen."""
+    kinds = [
+        [np.arange(t.start, t.stop, dtype=np.int64) for t in layout.tensors if f"lora_{kind}" in t.name]
+        for kind in "AB"
+    ]
+    return tuple(np.concatenate(parts) for parts in kinds if parts)

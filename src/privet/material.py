@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from privet.codec_schedule import CodecSchedule
-from privet.config import Config, LocalConfig, LoraConfig, TopLayers
+from privet.config import Config, LocalConfig
 from privet.data.load import load as load_data
 from privet.data.load import load_public
 from privet.data.records import Dataset, Record
 from privet.data_config import ClassificationTemplate, Template
 from privet.errors import PrivetError
 from privet.local_training import train_locally
-from privet.lora import AdapterLayout, LoraSpec
+from privet.lora import lora_spec
 from privet.models import LoadedModel, load_model
 from privet.pipeline import Floats
 from privet.prefix_cache import PrefixCache
@@ -94,19 +93,6 @@ class Material:
     test: dict[str, list[Question]]
     public: list[Example]
     notes: list[str] = field(default_factory=list)
-
-
-def lora_spec(config: LoraConfig) -> LoraSpec:
-    """The adapter's specification from its section."""
-    layers = config.layers.top if isinstance(config.layers, TopLayers) else config.layers
-    return LoraSpec(
-        rank=config.rank,
-        alpha=config.alpha,
-        targets=config.targets,
-        layers=layers,
-        factors=config.factors,
-        init_seed=config.init_seed,
-    )
 
 
 def gather(
@@ -269,12 +255,3 @@ def codec_schedule(config: Config, material: Material) -> CodecSchedule:
         sealed=config.sealing.kind != "none",
         public=public if material.public else None,
     )
-
-
-def factors_of(layout: AdapterLayout) -> tuple[NDArray[np.int64], ...]:
-    """Positions of all trained A and of all trained B in the flat vector; one entry if A is frozen."""
-    kinds = [
-        [np.arange(t.start, t.stop, dtype=np.int64) for t in layout.tensors if f"lora_{kind}" in t.name]
-        for kind in "AB"
-    ]
-    return tuple(np.concatenate(parts) for parts in kinds if parts)

@@ -23,8 +23,8 @@ from privet.data.records import Dataset
 from privet.errors import PrivetError
 from privet.federation import sum_field
 from privet.pipeline import Floats
+from privet.privacy.statement import INSECURE
 from privet.resolve import Resolved, resolve
-from privet.runs import INSECURE
 from privet.sealing.base import SealingPlan
 from privet.sealing.levels import forecast
 
@@ -245,8 +245,8 @@ def model_size(config: Config) -> ModelSize:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from privet.lora import factors_of, lora_spec
     from privet.lora_layers import layout_of
-    from privet.material import factors_of, lora_spec
     from privet.models import resolve as find
 
     source = find(config.model)

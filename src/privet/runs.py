@@ -21,10 +21,11 @@ from privet.config import Config
 from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation
-from privet.material import Material, factors_of, public_clip_norm
+from privet.lora import factors_of
+from privet.material import Material, public_clip_norm
 from privet.measure import means, measure
 from privet.pipeline import Floats
-from privet.privacy.statement import privacy_statement
+from privet.privacy.statement import INSECURE, privacy_statement
 from privet.resolve import Resolved, resolve
 from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
 from privet.server import Server
@@ -33,7 +34,6 @@ SCHEMA = 1
 _DISK = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 )
-INSECURE = "insecure_test_seed is set: all secrets follow from a number in the configuration"
 
 
 def default_folder(config: Config) -> Path:

@@ -82,18 +82,14 @@ class TrustModel:
         rows = [Observer("server", f"the server{helped}: every opened sum and all messages", c, True)]
         if self.parties > 1:
             others = f" and {c - 1} more who collude" if c > 1 else ""
-            rows.append(
-                Observer(
-                    "participant", f"a participant{others}, who takes off its own noise", max(c, 1), True
-                )
-            )
+            own = "" if self.noise == "local" else ", who takes off its own noise"
+            rows.append(Observer("participant", f"a participant{others}{own}", max(c, 1), True))
         k = max(c, 2) if colluding is None else colluding
         if 2 <= k < self.parties:
-            rows.append(
-                Observer(
-                    "colluders", f"{k} participants and the server pooling all they know", max(k, c), k <= c
-                )
-            )
+            pooling = f"{k} participants and the server pooling all they know"
+            # Where each adds all of its own noise, no coalition of others takes any of it off.
+            inside = k <= c or self.noise == "local"
+            rows.append(Observer("colluders", pooling, max(k, c), inside))
         omitted = f", if {c} participant{'s' if c > 1 else ''} left the noise out" if c else ""
         rows.append(Observer("public", f"whoever gets the adapter of any round{omitted}", c, True))
         return tuple(rows)

@@ -18,6 +18,9 @@ from privet.privacy.observers import Observer
 
 SCHEMA = "privet.privacy/1"
 
+INSECURE = "insecure_test_seed is set: all secrets follow from a number in the configuration"
+"""Why a run with test seeds promises nothing."""
+
 NOT_COVERED: tuple[str, ...] = (
     "Search over hyper-parameters, clip norms or models on the private data: every further run is another "
     "release.",
@@ -115,7 +118,7 @@ def _row(observer: Observer, epsilons: Epsilons) -> dict[str, Any]:
     return row | ({"reason": epsilons.reason} if epsilons.reason else {})
 
 
-def _rounded_up(value: float) -> str:
+def rounded_up(value: float) -> str:
     """Four significant digits, never below the value: a sentence must not promise more than was proved."""
     exact = Decimal(value)
     if exact == 0:
@@ -128,7 +131,7 @@ def _sentence(ledger: Ledger, guarantee: Epsilons) -> str:
     if guarantee.reason:
         return f"No finite epsilon: {guarantee.reason}."
     return (
-        f"epsilon = {_rounded_up(guarantee.value)} ({guarantee.headline.method}) at delta = {ledger.delta:g} for "
+        f"epsilon = {rounded_up(guarantee.value)} ({guarantee.headline.method}) at delta = {ledger.delta:g} for "
         f"{_HIDDEN[ledger.unit]} ({ledger.relation}: {_NEIGHBOURS[ledger.relation]}), against the worst "
         f"observer that the trust model allows: {ledger.trust.worst.description}."
     )

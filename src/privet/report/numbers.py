@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from privet.privacy.statement import rounded_up
+
 NOTHING = "–"
 
 
@@ -11,12 +13,7 @@ def epsilon(value: float | None) -> str:
     """An epsilon to four significant digits, rounded *up*, so that no table promises more than was proved."""
     if value is None or not math.isfinite(value):
         return "none"
-    if value == 0:
-        return "0"
-    digits = max(0, 3 - math.floor(math.log10(value)))
-    # A value that is stored as 7.999999999 because of binary fractions is 8.000, not 8.001.
-    rounded = math.ceil(value * 10**digits - 1e-9) / 10**digits
-    return f"{rounded:.{digits}f}"
+    return rounded_up(value)
 
 
 def delta(value: float | None) -> str:

@@ -43,10 +43,10 @@ class System:
         """The mechanism in words, for the privacy statement."""
         if self.mechanism is None:
             return f"none; {self.release.name} are released as they are"
-        how = f"{self.mechanism.floor} equal shares of it" if self.shared_noise else "in full at every client"
+        how = f"as {self.mechanism.floor} equal shares" if self.shared_noise else "in full at every client"
         return (
             f"{self.release.name}, each unit clipped to L2 norm {self.mechanism.clip_norm:.6g} and rounded to a public "
-            f"grid, plus rounded Gaussian noise of {self.mechanism.noise_std:.6g} on each coordinate, added as {how}"
+            f"grid, plus rounded Gaussian noise of {self.mechanism.noise_std:.6g} on each coordinate, added {how}"
         )
 
 

@@ -30,17 +30,21 @@ def schemas(
         state_bytes: Bytes of the server half's state.
         encrypted: Whether a designated client opens sums.
     """
+    return {**sealing.messages(), **own_schemas(dimension, state_bytes, encrypted=encrypted)}
+
+
+def own_schemas(dimension: int, state_bytes: int, *, encrypted: bool) -> dict[str, Message]:
+    """The protocol's own operations, without those of a sealing level; see `schemas`."""
     where = {"number": _NUMBER, "attempt": _NUMBER}
     enrol = Message(Schema({"run": Text(128), "dimension": _NUMBER}), Schema({"version": Text(32)}))
     nothing = Schema({})
     if not encrypted:
         adapter, codec = Array("float32", (dimension,)), codec_fields()
         question = Schema({**where, "adapter": adapter, **codec}, optional=frozenset(codec))
-        return {**sealing.messages(), ENROL: enrol, ROUND: Message(question, nothing)}
+        return {ENROL: enrol, ROUND: Message(question, nothing)}
     state, tag = Blob(most_sealed_bytes(state_bytes)), Blob(HASH_BYTES, HASH_BYTES)
     question = Schema({**where, "state": state}, optional=frozenset({"state"}))
     return {
-        **sealing.messages(),
         ENROL: enrol,
         ROUND: Message(question, nothing),
         OPEN: Message(nothing, Schema({"state": state, "size": Whole(low=1)})),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,11 +23,14 @@ from privet.data.load import load as load_data
 from privet.data.records import Dataset
 from privet.errors import PrivetError
 from privet.federation import sum_field
+from privet.fixed_point import Field
 from privet.pipeline import Floats
 from privet.privacy.statement import INSECURE
 from privet.resolve import Resolved, resolve
+from privet.run_traffic import RunTraffic
 from privet.sealing.base import SealingPlan
-from privet.sealing.levels import forecast
+from privet.sealing.levels import forecast, hands_sums_on
+from privet.traffic import Traffic
 
 SCHEMA = 1
 FLOPS_PER_THREAD = {"bfloat16": 3e11, "float32": 8e10}
@@ -54,6 +58,7 @@ class Plan:
         observers: Rows of epsilon, one an observer.
         size: The model.
         dataset: Silos and their sizes, for the time estimate.
+        traffic: Bytes of one client in one round besides those of the sealing level.
         refusals: Why such a run would not start.
     """
 
@@ -62,6 +67,7 @@ class Plan:
     observers: list[dict[str, Any]]
     size: ModelSize
     dataset: Dataset
+    traffic: Traffic
     refusals: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,7 +76,6 @@ class Plan:
         privacy, mechanism = config.privacy, r.system.mechanism
         units = self._units_a_round()
         signal = mechanism.plan(units) if mechanism else {}
-        state = 4 * self.size.dimension
         return {
             "schema": SCHEMA,
             "system": r.system.name,
@@ -89,8 +94,8 @@ class Plan:
             "rounds": config.schedule.rounds,
             "trained_values": self.size.dimension,
             "contribution_values": r.system.pipeline.size or self.size.dimension,
-            "bytes_up_per_client_round": self.sealing.upload_bytes,
-            "bytes_down_per_client_round": self.sealing.download_bytes + state,
+            "bytes_up_per_client_round": round(self.sealing.upload_bytes + self.traffic.up),
+            "bytes_down_per_client_round": round(self.sealing.download_bytes + self.traffic.down),
             "seconds_estimate": self._seconds(),
             "memory_estimate_bytes": self._memory(),
             "sealing": asdict(self.sealing),
@@ -142,17 +147,46 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
     size = model_size(config)
     resolved = resolve(config, dimension=size.dimension, parties=len(dataset.silos), factors=size.factors)
     field_of_sum = sum_field(resolved, size.dimension)  # a run's field is made for the uncompressed vector
-    values = first_size(config.codec, size.dimension, config.schedule.rounds)
+    sizes = round_sizes(config.codec, size.dimension, config.schedule.rounds)
+    values = sizes[0]
     if values != size.dimension:
         resolved = replace(resolved, system=resolved.compose(_Sized(values)))
-    sealing = forecast(
-        config.sealing,
-        size=values,
-        field=field_of_sum,
-        parties=resolved.facts.parties,
-        survivors=resolved.trust.min_survivors,
+    parties = resolved.facts.parties
+    sealing = _mean_forecast(resolved, field_of_sum, sizes)
+    traffic = RunTraffic(
+        size.dimension,
+        parties,
+        sizes,
+        config.codec,
+        config.schedule.server,
+        encrypted=hands_sums_on(config.sealing),
+    ).a_round()
+    return Plan(resolved, sealing, observers(resolved), size, dataset, traffic, _refusals(resolved, dataset))
+
+
+def _mean_forecast(resolved: Resolved, field: Field, sizes: Sequence[int]) -> SealingPlan:
+    """What the level promises, and what it costs on average over rounds of these sizes."""
+    plans = {
+        size: forecast(
+            resolved.config.sealing,
+            size=size,
+            field=field,
+            parties=resolved.facts.parties,
+            survivors=resolved.trust.min_survivors,
+            rounds=len(sizes),
+        )
+        for size in set(sizes)
+    }
+
+    def mean(cost: Callable[[SealingPlan], float]) -> float:
+        return sum(cost(plans[size]) for size in sizes) / len(sizes)
+
+    return replace(
+        plans[sizes[0]],
+        upload_bytes=round(mean(lambda plan: plan.upload_bytes)),
+        download_bytes=round(mean(lambda plan: plan.download_bytes)),
+        seconds=mean(lambda plan: plan.seconds),
     )
-    return Plan(resolved, sealing, observers(resolved), size, dataset, _refusals(resolved, dataset))
 
 
 @dataclass(frozen=True)
@@ -170,8 +204,8 @@ class _Sized:
         raise TypeError("a plan has no codec to decode with")
 
 
-def first_size(config: CodecConfig, dimension: int, rounds: int) -> int:
-    """Values of a contribution to the first round; for row PCA, which shares them out over layers, at most these.
+def round_sizes(config: CodecConfig, dimension: int, rounds: int) -> list[int]:
+    """Values of a contribution to each round; for row PCA, which shares them out over layers, at most these.
 
     Args:
         config: The section ``codec``.
@@ -180,16 +214,19 @@ def first_size(config: CodecConfig, dimension: int, rounds: int) -> int:
     """
     match config:
         case IdentityCodec():
-            return dimension
-        case PruneCodec(mask="seed"):
-            when: dict[str, Any] = {"start_round": config.start_round, "end_round": config.end_round}
-            share = pruned_share(0, rounds, start=config.start_rate, end=config.end_rate, **when)
-            return max(1, round((1 - share) * dimension))
+            return [dimension] * rounds
         case PruneCodec():
-            return dimension  # nothing was released yet that could say what to keep
+            when: dict[str, Any] = {"start_round": config.start_round, "end_round": config.end_round}
+            shares = [
+                pruned_share(number, rounds, start=config.start_rate, end=config.end_rate, **when)
+                for number in range(rounds)
+            ]
+            if config.mask == "last_update":
+                shares[0] = 0.0  # nothing was released yet that could say what to keep
+            return [max(1, round((1 - share) * dimension)) for share in shares]
         case PublicSubspaceCodec():
-            return config.size
-    return size_for(dimension, config.ratio)
+            return [config.size] * rounds
+    return [size_for(dimension, config.ratio)] * rounds
 
 
 def with_target(config: Config, target_epsilon: float) -> Config:

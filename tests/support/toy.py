@@ -102,19 +102,35 @@ def config(**sections: Any) -> Config:
     return parse({name: value for name, value in raw.items() if value is not None})
 
 
-def federation(config: Config, parts: Sequence[Sequence[ToyExample]], **options: Any) -> Federation:
+@dataclass
+class WideTrainer(ToyTrainer):
+    """Any number of trained values; local training adds what the seed says, without data or a model."""
+
+    def train_locally(self, flat: Floats, examples: Sequence[Any], local: LocalConfig, seed: bytes) -> Floats:
+        noise = np.random.default_rng(list(seed)).standard_normal(self.dimension)
+        return (flat + np.float32(0.01) * noise).astype(np.float32)
+
+
+def federation(
+    config: Config,
+    parts: Sequence[Sequence[ToyExample]],
+    *,
+    trainer: type[ToyTrainer] = ToyTrainer,
+    dimension: int = DIMENSION,
+    **options: Any,
+) -> Federation:
     """The parties of a toy run, with one trainer a silo."""
-    resolved = resolve(config, dimension=DIMENSION, parties=len(parts))
+    resolved = resolve(config, dimension=dimension, parties=len(parts))
     assert config.insecure_test_seed is not None
     secrets = [Secrets.of_test_seed(config.insecure_test_seed, party) for party in range(len(parts))]
-    places = [Workplace(f"silo{i}", ToyTrainer(), list(part), 16) for i, part in enumerate(parts)]
+    places = [Workplace(f"silo{i}", trainer(dimension), list(part), 16) for i, part in enumerate(parts)]
     schedule = CodecSchedule(
         config.codec,
-        [("w", (DIMENSION,))],
+        [("w", (dimension,))],
         config.seed,
         config.schedule.rounds,
         private=config.privacy is not None,
         sealed=config.sealing.kind != "none",
     )
-    initial = np.zeros(DIMENSION, np.float32)
+    initial = np.zeros(dimension, np.float32)
     return federate(resolved, places, secrets, initial, schedule, run="toy", **options)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.toy import DIMENSION, config
+from support.toy import DIMENSION, WideTrainer, config, examples, federation, split
 from support.toy_runs import gatherer
 
 import privet.cast
@@ -69,15 +69,43 @@ def test_a_plan_promises_what_the_run_then_has(sections: dict[str, Any], tmp_pat
     assert planned["trained_values"] == DIMENSION
 
 
-@pytest.mark.parametrize("seal", ["none", "masked", "encrypted", "encrypted+masked"])
-def test_planned_bytes_are_those_that_travel(seal: str, tmp_path: Path) -> None:
-    """Within a fifth and 1200 bytes of headers, keys and signatures a round, which weigh much on these tiny vectors."""
-    asked = real(system={"kind": "fedavg"}, privacy=None, sealing={"kind": seal}, schedule={"rounds": 8})
+@pytest.mark.parametrize(
+    ("seal", "size"),
+    [
+        ("none", 30_000),
+        ("masked", 30_000),
+        ("encrypted", 30_000),
+        ("encrypted+masked", 30_000),
+        ("ckks", 3000),
+    ],
+)
+@pytest.mark.parametrize(("codec", "optimiser"), [("identity", "average"), ("prune", "adam")])
+def test_planned_bytes_are_those_that_travel(
+    seal: str, size: int, codec: str, optimiser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 2 %, keys, signatures, the sealed state and its mask included; 11 rounds are two epochs of keys."""
+    monkeypatch.setattr(plan, "model_size", lambda config: ModelSize(10**6, 10**6, size, (np.arange(size),)))
+    schedule = {
+        "rounds": 11,
+        "sampling_rate": None,
+        "expected_batch": None,
+        "server": {"kind": optimiser, "learning_rate": 1.0},
+    }
+    pruned = {"kind": "prune", "start_round": 2, "start_rate": 0.2, "end_rate": 0.7}
+    asked = config(
+        system={"kind": "fedshield"},
+        privacy=None,
+        sealing={"kind": seal},
+        schedule=schedule,
+        codec=pruned if codec == "prune" else {"kind": codec},
+    )
     planned = plan.make(asked).as_dict()
-    result = privet.runs.start(asked, to_yaml(asked), tmp_path / "run")
+    f = federation(asked, split(examples(40), 4), trainer=WideTrainer, dimension=size)
+    f.engine.run(f.server.steps())
+    assert f.server.progress.number == 11
     for way in ("up", "down"):
-        each = result[f"bytes_{way}"] / (8 * 4)
-        assert abs(planned[f"bytes_{way}_per_client_round"] - each) < 0.2 * each + 1200, way
+        each = getattr(f.engine, f"bytes_{way}") / (11 * 4)
+        assert planned[f"bytes_{way}_per_client_round"] == pytest.approx(each, rel=0.02), way
 
 
 def test_a_plan_for_another_epsilon() -> None:

@@ -25,12 +25,12 @@ from privet.diagnostics import simulated
 from privet.federation import sum_field
 from privet.keys import ClientKeys
 from privet.pipeline import Pass, Units
-from privet.plan import first_size
+from privet.plan import round_sizes
 from privet.protocol import RoundId
 from privet.randomness import RoundRandomness
 from privet.resolve import Resolved, resolve
 from privet.sealing.levels import forecast
-from privet.sealing.masked import key_bytes
+from privet.sealing.masked import key_traffic
 
 
 def faithful(relation: str, factors: int, dimension: int = 40) -> Resolved:
@@ -92,7 +92,7 @@ def test_a_plan_knows_the_size_of_the_first_code(codec: Any) -> None:
     rows = np.random.default_rng(0).standard_normal((16, 96)).astype(np.float32)
     sources = Sources([("a", (8, 6)), ("b", (8, 6))], public_updates=rows)
     built = build(codec, sources, seed=0, round_number=0, rounds=rounds).size
-    planned = first_size(codec, 96, rounds)
+    planned = round_sizes(codec, 96, rounds)[0]
     assert built <= planned if codec.kind == "row_pca" else built == planned
 
 
@@ -145,7 +145,7 @@ def test_unclipped_updates_travel_in_what_float32_takes(kind: str, parties: int)
         (MaskedSealing(), 1.0),
     ):
         planned = forecast(sealing, size=size, field=field, parties=parties, survivors=parties)
-        keys = key_bytes(parties, 8)[0] if "masked" in sealing.kind else 0
+        keys = key_traffic(parties, 8, 8).up if "masked" in sealing.kind else 0
         assert (planned.upload_bytes - keys) / (4 * size) <= most
 
 

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from privet.sealing.additive import CiphertextRefused
 from privet.sealing.agreement import BLOB_OVERHEAD, AgreementError, open_blob, seal_blob
 from privet.sealing.base import SealingPlan, SealingRefused, Store
+from privet.sealing.encrypted_messages import traffic
 from privet.sealing.encrypted_round import EncryptedClient, EncryptedServer
 from privet.sealing.identity import Identity
 from privet.sealing.roster import Roster
 from privet.sealing.run_key import RunKey
+from privet.sealing.run_key_server import run_key_traffic
 
 LEVEL = "ckks"
 DEGREE = 8192
@@ -261,18 +263,23 @@ def _open_context(key: RunKey, sealed: bytes) -> Any:
 SECONDS_PER_CIPHERTEXT = {"seal": 0.005, "add": 0.0006, "open": 0.003}
 """CPU seconds a ciphertext of 4,096 slots: at a client, at the server for each party, to open the sum."""
 UPLOAD_BYTES_PER_CIPHERTEXT = 331_100
+CONTEXT_BYTES = 697_400
+"""Secret context, sealed: what travels along with the run's key."""
 
 
-def plan(*, count: int, parties: int) -> SealingPlan:
-    """What this level promises and costs for ``count`` values a round; needs no TenSEAL."""
-    ciphertexts = -(-count // SLOTS)
+def plan(*, count: int, parties: int, rounds: int = 8) -> SealingPlan:
+    """What this level promises and costs for ``count`` values in each of ``rounds`` rounds; needs no TenSEAL."""
+    ciphertexts, size = -(-count // SLOTS), UPLOAD_BYTES_PER_CIPHERTEXT
+    bytes_ = traffic(ciphertexts, size, size, parties) + run_key_traffic(parties, CONTEXT_BYTES) * (
+        1 / rounds
+    )
     seconds = SECONDS_PER_CIPHERTEXT
     return SealingPlan(
         level=LEVEL,
         who_can_open="the server together with any one client",
         who_sees_sum="clients only",
-        upload_bytes=ciphertexts * UPLOAD_BYTES_PER_CIPHERTEXT,
-        download_bytes=ciphertexts * UPLOAD_BYTES_PER_CIPHERTEXT // parties,
+        upload_bytes=round(bytes_.up),
+        download_bytes=round(bytes_.down),
         seconds=ciphertexts * (parties * (seconds["seal"] + seconds["add"]) + seconds["open"]),
         phases=("keys.run.advertise, keys.run.wrap, keys.run.accept (once a run)", "round", "open"),
         warnings=(

@@ -17,10 +17,12 @@ from privet.sealing.additive import CiphertextRefused
 from privet.sealing.base import SealingPlan, SealingRefused, Store
 from privet.sealing.bfv import SEED_BYTES, Bfv, BfvKey, Words
 from privet.sealing.bfv_parameters import BfvParameters
+from privet.sealing.encrypted_messages import traffic
 from privet.sealing.encrypted_round import EncryptedClient, EncryptedServer
 from privet.sealing.identity import Identity
 from privet.sealing.roster import Roster
 from privet.sealing.run_key import RunKey
+from privet.sealing.run_key_server import run_key_traffic
 
 LEVEL = "encrypted"
 
@@ -172,17 +174,18 @@ SECONDS_PER_CIPHERTEXT = {"seal": 0.00065, "add": 0.00014, "open": 0.0006}
 """CPU seconds a ciphertext of 4,096 slots: at a client, at the server for each party, to open the sum."""
 
 
-def plan(*, count: int, parameters: BfvParameters, parties: int) -> SealingPlan:
-    """What this level promises and costs for ``count`` values a round; needs no SEAL."""
+def plan(*, count: int, parameters: BfvParameters, parties: int, rounds: int = 8) -> SealingPlan:
+    """What this level promises and costs for ``count`` values in each of ``rounds`` rounds; needs no SEAL."""
     ciphertexts, size = parameters.ciphertexts(count), parameters.typical_fresh_bytes
+    # a sum is not seed-compressed: two polynomials; the check of the run's key is one fresh ciphertext
+    bytes_ = traffic(ciphertexts, size, 2 * size, parties) + run_key_traffic(parties, size) * (1 / rounds)
     seconds = SECONDS_PER_CIPHERTEXT
     return SealingPlan(
         level=LEVEL,
         who_can_open="the server together with any one client",
         who_sees_sum="clients only",
-        upload_bytes=ciphertexts * size,
-        # only the designated client gets the sum, which is not seed-compressed: here its share a client
-        download_bytes=2 * ciphertexts * size // parties,
+        upload_bytes=round(bytes_.up),
+        download_bytes=round(bytes_.down),
         seconds=ciphertexts * (parties * (seconds["seal"] + seconds["add"]) + seconds["open"]),
         phases=("keys.run.advertise, keys.run.wrap, keys.run.accept (once a run)", "round", "open"),
         warnings=(

@@ -187,19 +187,21 @@ def _rows(words: NDArray[Any], degree: int) -> Iterator[Words]:
     return iter(words.astype(np.uint64, copy=False).reshape(-1, degree))
 
 
-def plan(*, count: int, parameters: BfvParameters, parties: int, rounds_per_epoch: int = 8) -> SealingPlan:
-    """What this level promises and costs for ``count`` values a round; needs no SEAL."""
+def plan(
+    *, count: int, parameters: BfvParameters, parties: int, rounds_per_epoch: int = 8, rounds: int = 8
+) -> SealingPlan:
+    """What this level promises and costs for ``count`` values in each of ``rounds`` rounds; needs no SEAL."""
     words = parameters.degree * parameters.ciphertexts(count)
     bits = parameters.plain_modulus.bit_length()
     masks = masked.plan(count=words, bits=bits, parties=parties, rounds_per_epoch=rounds_per_epoch)
-    sealed = encrypted.plan(count=count, parameters=parameters, parties=parties)
-    sent, got = masked.key_bytes(parties, rounds_per_epoch)
+    sealed = encrypted.plan(count=count, parameters=parameters, parties=parties, rounds=rounds)
+    keys = masked.key_traffic(parties, rounds_per_epoch, rounds)
     return replace(
         masks,
         level=LEVEL,
         who_sees_sum=sealed.who_sees_sum,
-        upload_bytes=sealed.upload_bytes + sent,
-        download_bytes=sealed.download_bytes + got,
+        upload_bytes=round(sealed.upload_bytes + keys.up),
+        download_bytes=round(sealed.download_bytes + keys.down),
         seconds=sealed.seconds + masks.seconds,
         phases=(sealed.phases[0], *masks.phases, "open"),
     )

@@ -15,6 +15,7 @@ from privet.sealing.additive import CiphertextRefused, Scheme
 from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.masking_messages import Context
 from privet.sealing.run_key import NAME_BYTES
+from privet.traffic import Traffic, message_bytes
 from privet.wire import Array, Blob, Kind, Schema, UpTo, Whole
 
 
@@ -89,23 +90,41 @@ def split(ciphertexts: bytes, sizes: NDArray[np.uint32]) -> tuple[memoryview, ..
 
 def upload_schema(scheme: Scheme, count: int) -> Schema:
     """A client's contribution."""
-    return Schema(
-        {
-            **_fields(scheme, count, scheme.most_fresh_bytes),
-            "signature": Blob(SIGNATURE_BYTES, SIGNATURE_BYTES),
-        }
-    )
+    return upload_of(scheme.ciphertexts(count), scheme.most_fresh_bytes)
+
+
+def upload_of(ciphertexts: int, most: int) -> Schema:
+    """A client's contribution of so many ciphertexts of at most ``most`` bytes each."""
+    signature = Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)
+    return Schema({**_fields(ciphertexts, most), "signature": signature})
 
 
 def sum_schema(scheme: Scheme, count: int, parties: int) -> Schema:
     """A sum, for the designated client."""
-    return Schema(
-        {**_fields(scheme, count, scheme.most_sum_bytes), "survivors": Array("int64", (UpTo(parties),))}
-    )
+    return sum_of(scheme.ciphertexts(count), scheme.most_sum_bytes, parties)
 
 
-def _fields(scheme: Scheme, count: int, most: int) -> dict[str, Kind]:
-    ciphertexts = scheme.ciphertexts(count)
+def sum_of(ciphertexts: int, most: int, parties: int) -> Schema:
+    """A sum of so many ciphertexts of at most ``most`` bytes each."""
+    return Schema({**_fields(ciphertexts, most), "survivors": Array("int64", (UpTo(parties),))})
+
+
+def traffic(ciphertexts: int, fresh: int, summed: int, parties: int) -> Traffic:
+    """A client's contribution, and its share of what the one client gets that opens the sum.
+
+    Args:
+        ciphertexts: Of one contribution.
+        fresh: Bytes of one in a contribution.
+        summed: Bytes of one in the sum.
+        parties: Size of the roster.
+    """
+    up = message_bytes(upload_of(ciphertexts, fresh), ciphertexts=ciphertexts * fresh)
+    total = sum_of(ciphertexts, summed, parties)
+    down = message_bytes(total, ciphertexts=ciphertexts * summed, survivors=parties)
+    return Traffic(up, down / parties)
+
+
+def _fields(ciphertexts: int, most: int) -> dict[str, Kind]:
     return {
         "number": Whole(0),
         "attempt": Whole(0),

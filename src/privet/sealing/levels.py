@@ -108,7 +108,7 @@ class Seal:
     @property
     def hands_sums_on(self) -> bool:
         """Whether the server cannot open sums and hands them to a designated client."""
-        return not isinstance(self.config, NoSealing | MaskedSealing)
+        return hands_sums_on(self.config)
 
     def sum_schema(self, count: int) -> Schema | None:
         """Schema of a sum that the server cannot open and hands to a client; ``None`` where it opens it."""
@@ -124,7 +124,14 @@ class Seal:
         return BfvParameters.for_field(self.field.bits, self.roster.size)
 
 
-def forecast(config: SealingConfig, *, size: int, field: Field, parties: int, survivors: int) -> SealingPlan:
+def hands_sums_on(config: SealingConfig) -> bool:
+    """Whether the server cannot open a level's sums and hands them to a designated client."""
+    return not isinstance(config, NoSealing | MaskedSealing)
+
+
+def forecast(
+    config: SealingConfig, *, size: int, field: Field, parties: int, survivors: int, rounds: int = 8
+) -> SealingPlan:
     """What a level promises and costs.
 
     Args:
@@ -133,6 +140,7 @@ def forecast(config: SealingConfig, *, size: int, field: Field, parties: int, su
         field: Integers that hold the noisy sum.
         parties: Enrolled clients.
         survivors: Contributions demanded.
+        rounds: Rounds of the run, over which keys are counted.
 
     Raises:
         PrivetError: if the cohort is too small for the level.
@@ -140,18 +148,14 @@ def forecast(config: SealingConfig, *, size: int, field: Field, parties: int, su
     check_cohort(config.kind, parties, survivors)
     if isinstance(config, NoSealing):
         return none.plan(count=size, bits=field.bits, parties=parties)
+    common: dict[str, Any] = {"count": size, "parties": parties, "rounds": rounds}
     match config:
         case MaskedSealing():
-            epoch = config.epoch_rounds
-            return masked.plan(count=size, bits=field.bits, parties=parties, rounds_per_epoch=epoch)
+            return masked.plan(**common, bits=field.bits, rounds_per_epoch=config.epoch_rounds)
         case EncryptedSealing():
-            parameters = BfvParameters.for_field(field.bits, parties)
-            return encrypted.plan(count=size, parameters=parameters, parties=parties)
+            return encrypted.plan(**common, parameters=BfvParameters.for_field(field.bits, parties))
         case EncryptedMaskedSealing():
-            parameters = BfvParameters.for_field(field.bits, parties)
-            epoch = config.epoch_rounds
-            return encrypted_masked.plan(
-                count=size, parameters=parameters, parties=parties, rounds_per_epoch=epoch
-            )
+            parameters, epoch = BfvParameters.for_field(field.bits, parties), config.epoch_rounds
+            return encrypted_masked.plan(**common, parameters=parameters, rounds_per_epoch=epoch)
         case CkksSealing():
-            return ckks.plan(count=size, parties=parties)
+            return ckks.plan(**common)

@@ -5,19 +5,32 @@ Masks, key phases and recovery are in `masking` and `unmasking`; this module pac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.packing import pack, packed_size
+from privet.packing import pack
 from privet.protocol import Body, RoundId, Steps
 from privet.sealing.agreement import BLOB_OVERHEAD, KEY_BYTES
 from privet.sealing.base import Message, Opened, SealingPlan, SealingRefused, recovery_threshold
+from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.masking import MaskingClient
-from privet.sealing.masking_messages import bundle_bytes
+from privet.sealing.masking_messages import (
+    ADVERTISE,
+    DELIVER,
+    RUN_NAME_BYTES,
+    SHARE,
+    SURVIVORS,
+    UNMASK,
+    bundle_bytes,
+    masking_messages,
+)
 from privet.sealing.none import packed_schema, read_words, sum_words
+from privet.sealing.shamir import SHARE_BYTES
 from privet.sealing.unmasking import MaskingServer
+from privet.traffic import Sizes, Traffic, message_bytes
 from privet.wire import Schema, Whole
 
 LEVEL = "masked"
@@ -68,8 +81,7 @@ class MaskedServer:
 
     def sealed(self, count: int) -> Schema:
         """Schema of a masked contribution of ``count`` values."""
-        fields = packed_schema(count, self._unmasking.group.bits).fields
-        return Schema({**fields, "epoch": Whole(0)})
+        return masked_schema(count, self._unmasking.group.bits)
 
     def prepare(self, round: RoundId) -> Steps[tuple[int, ...]]:
         """Exchange keys where they are due; returns the parties that have them."""
@@ -93,18 +105,44 @@ class MaskedServer:
         return Opened(masks.survivors, group.centred(words), refused=refused)
 
 
-def key_bytes(parties: int, rounds_per_epoch: int) -> tuple[int, int]:
-    """Bytes that a client sends and gets a round for keys and recovery, amortised over an epoch."""
-    advert = KEY_BYTES + 2 * rounds_per_epoch * KEY_BYTES + 64
-    blob = bundle_bytes(rounds_per_epoch) + BLOB_OVERHEAD
-    sent = (advert + (parties - 1) * blob) / rounds_per_epoch + 64 + 16 * parties
-    got = (parties * advert + (parties - 1) * blob) / rounds_per_epoch + parties * (3 * 8 + 64)
-    return round(sent), round(got)
+def masked_schema(count: int, bits: int) -> Schema:
+    """Schema of ``count`` masked words of ``bits`` bits."""
+    return Schema({**packed_schema(count, bits).fields, "epoch": Whole(0)})
 
 
-def plan(*, count: int, bits: int, parties: int, rounds_per_epoch: int = 8) -> SealingPlan:
-    """What this level promises and costs for ``count`` values a round."""
-    sent, got = key_bytes(parties, rounds_per_epoch)
+def key_traffic(parties: int, rounds_per_epoch: int, rounds: int) -> Traffic:
+    """Keys and recovery: what a client sends and gets in one round, if all take part in all ``rounds``.
+
+    An exchange of keys serves ``rounds_per_epoch`` rounds; the last one is made whole however few rounds are left.
+    """
+    slots, others, messages = rounds_per_epoch, parties - 1, masking_messages(parties)
+
+    def traffic(op: str, asked: Sizes, answered: Sizes | None = None) -> Traffic:
+        return Traffic.of(messages[op].request, messages[op].reply, asked, answered)
+
+    one, all_ = (slots, KEY_BYTES), (parties, slots, KEY_BYTES)
+    keys = {"mask_keys": one, "commitments": one}
+    listed = {"mask_keys": all_, "commitments": all_, "encryption_keys": (parties, KEY_BYTES)}
+    signed = (parties, SIGNATURE_BYTES)
+    blobs = (others, bundle_bytes(slots) + BLOB_OVERHEAD)
+    exchange = (
+        traffic(ADVERTISE, {"run": RUN_NAME_BYTES, "rounds": (slots, 2)}, keys)
+        + traffic(SHARE, {**listed, "parties": parties, "signatures": signed}, {"blobs": blobs})
+        + traffic(DELIVER, {"senders": others, "blobs": blobs})
+    )
+    slot: Sizes = {"survivors": parties}
+    recovery = traffic(SURVIVORS, slot) + traffic(
+        UNMASK,
+        {**slot, "signers": parties, "signatures": signed},
+        {"shares": (parties, SHARE_BYTES)},
+    )
+    return exchange * (math.ceil(rounds / slots) / rounds) + recovery
+
+
+def plan(*, count: int, bits: int, parties: int, rounds_per_epoch: int = 8, rounds: int = 8) -> SealingPlan:
+    """What this level promises and costs for ``count`` values in each of ``rounds`` rounds."""
+    keys = key_traffic(parties, rounds_per_epoch, rounds)
+    contribution = message_bytes(masked_schema(count, bits))
     passive = min(recovery_threshold(parties), parties - 1)
     # Two survivor sets need t signatures each; honest parties sign one (Bonawitz et al. 2017, section 6.2).
     active = min(2 * recovery_threshold(parties) - parties, parties - 1)
@@ -115,8 +153,8 @@ def plan(*, count: int, bits: int, parties: int, rounds_per_epoch: int = 8) -> S
         who_can_open=f"the server with {active} of the other parties ({passive} if it follows the protocol), "
         f"or all {parties - 1} others with the sum",
         who_sees_sum="the server, and the participants through the adapter",
-        upload_bytes=packed_size(count, bits) + sent,
-        download_bytes=got,
+        upload_bytes=round(contribution + keys.up),
+        download_bytes=round(keys.down),
         seconds=count * (_SECONDS_PER_MASK_WORD * masks + _SECONDS_PER_WORD * parties),
         phases=(
             f"keys.advertise, keys.share, keys.deliver (every {rounds_per_epoch} rounds)",

@@ -24,6 +24,8 @@ ADVERTISE, SHARE, DELIVER = "keys.advertise", "keys.share", "keys.deliver"
 SURVIVORS, UNMASK = "recover.survivors", "recover.unmask"
 MAX_SLOTS = 64
 """Rounds that one epoch of keys may cover."""
+RUN_NAME_BYTES = 32
+"""Length of the random name that a run gets; plans count on it."""
 
 
 @dataclass(frozen=True)

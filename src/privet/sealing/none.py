@@ -11,6 +11,7 @@ from privet.packing import pack, packed_size, unpack
 from privet.protocol import Body, RoundAborted, RoundId, Steps
 from privet.sealing.base import Message, Opened, SealingPlan, SealingRefused, check_cohort, checked
 from privet.sealing.masks import CHUNK, Group, Words
+from privet.traffic import message_bytes
 from privet.wire import Blob, Schema
 
 LEVEL = "none"
@@ -123,7 +124,7 @@ def plan(*, count: int, bits: int, parties: int) -> SealingPlan:
         level=LEVEL,
         who_can_open="the server alone",
         who_sees_sum="the server, and the participants through the adapter",
-        upload_bytes=packed_size(count, bits),
+        upload_bytes=message_bytes(packed_schema(count, bits)),
         download_bytes=0,
         seconds=_SECONDS_PER_VALUE * count * parties,
         phases=("round",),

@@ -23,6 +23,7 @@ from privet.sealing.run_key import (
     scope_of,
     verify_advert,
 )
+from privet.traffic import Sizes, Traffic
 from privet.wire import Array, Blob, Schema, UpTo, Whole
 
 SECONDS_TO_ANSWER = 600.0
@@ -56,47 +57,7 @@ class RunKeyServer:
 
     def messages(self) -> dict[str, Message]:
         """Schemas of the three operations."""
-        some = UpTo(self._context.roster.size)
-        party = Whole(0, self._context.roster.size - 1)
-        public, signature = Blob(PUBLIC_KEY_BYTES, PUBLIC_KEY_BYTES), Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)
-        signatures = Array("uint8", (some, SIGNATURE_BYTES))
-        attachment = Blob(self._attachment_bytes)
-        return {
-            ADVERTISE: Message(
-                Schema({"scope": Blob(SCOPE_BYTES, SCOPE_BYTES)}),
-                Schema({"public": public, "signature": signature, "key": Blob(NAME_BYTES)}),
-            ),
-            WRAP: Message(
-                Schema(
-                    {
-                        "parties": Array("int64", (some,)),
-                        "publics": Array("uint8", (some, PUBLIC_KEY_BYTES)),
-                        "signatures": signatures,
-                    }
-                ),
-                Schema(
-                    {
-                        "key": Blob(NAME_BYTES, NAME_BYTES),
-                        "ephemeral": public,
-                        "wrapped": Array("uint8", (some, WRAPPED_BYTES)),
-                        "signatures": signatures,
-                        "attachment": attachment,
-                    }
-                ),
-            ),
-            ACCEPT: Message(
-                Schema(
-                    {
-                        "maker": party,
-                        "ephemeral": public,
-                        "wrapped": Blob(WRAPPED_BYTES, WRAPPED_BYTES),
-                        "signature": signature,
-                        "attachment": attachment,
-                    }
-                ),
-                Schema({}),
-            ),
-        }
+        return run_key_messages(self._context.roster.size, self._attachment_bytes)
 
     def prepare(self) -> Steps[tuple[int, ...]]:
         """See that every party that answers holds one key, and return those who do, ascending.
@@ -157,3 +118,70 @@ class RunKeyServer:
                 accepted = yield Ask(ACCEPT, per_node=handed, to=tuple(handed), timeout=SECONDS_TO_ANSWER)
                 self._holders |= set(accepted.ok)
             return
+
+
+def run_key_messages(parties: int, attachment_bytes: int) -> dict[str, Message]:
+    """Schemas of the three operations, for a roster of this size and attachments of at most so many bytes."""
+    some = UpTo(parties)
+    party = Whole(0, parties - 1)
+    public, signature = Blob(PUBLIC_KEY_BYTES, PUBLIC_KEY_BYTES), Blob(SIGNATURE_BYTES, SIGNATURE_BYTES)
+    signatures = Array("uint8", (some, SIGNATURE_BYTES))
+    attachment = Blob(attachment_bytes)
+    return {
+        ADVERTISE: Message(
+            Schema({"scope": Blob(SCOPE_BYTES, SCOPE_BYTES)}),
+            Schema({"public": public, "signature": signature, "key": Blob(NAME_BYTES)}),
+        ),
+        WRAP: Message(
+            Schema(
+                {
+                    "parties": Array("int64", (some,)),
+                    "publics": Array("uint8", (some, PUBLIC_KEY_BYTES)),
+                    "signatures": signatures,
+                }
+            ),
+            Schema(
+                {
+                    "key": Blob(NAME_BYTES, NAME_BYTES),
+                    "ephemeral": public,
+                    "wrapped": Array("uint8", (some, WRAPPED_BYTES)),
+                    "signatures": signatures,
+                    "attachment": attachment,
+                }
+            ),
+        ),
+        ACCEPT: Message(
+            Schema(
+                {
+                    "maker": party,
+                    "ephemeral": public,
+                    "wrapped": Blob(WRAPPED_BYTES, WRAPPED_BYTES),
+                    "signature": signature,
+                    "attachment": attachment,
+                }
+            ),
+            Schema({}),
+        ),
+    }
+
+
+def run_key_traffic(parties: int, attachment: int) -> Traffic:
+    """A client's part of making and handing on the run's key, once a run, if nobody comes late.
+
+    Args:
+        parties: Size of the roster.
+        attachment: Bytes that travel along with the key.
+    """
+    messages, others = run_key_messages(parties, attachment), parties - 1
+
+    def traffic(op: str, asked: Sizes, answered: Sizes | None = None) -> Traffic:
+        return Traffic.of(messages[op].request, messages[op].reply, asked, answered)
+
+    signed = (others, SIGNATURE_BYTES)
+    wrap = traffic(
+        WRAP,
+        {"parties": others, "publics": (others, PUBLIC_KEY_BYTES), "signatures": signed},
+        {"wrapped": (others, WRAPPED_BYTES), "signatures": signed, "attachment": attachment},
+    )
+    accept = traffic(ACCEPT, {"attachment": attachment})
+    return traffic(ADVERTISE, {}, {"key": 0}) + wrap * (1 / parties) + accept * (others / parties)

@@ -19,6 +19,7 @@ from privet.sealing.base import SealingRefused, Store
 from privet.sealing.identity import SIGNATURE_BYTES, Identity, verify
 from privet.sealing.masking_messages import Context
 from privet.sealing.run_key import RunKeyClient
+from privet.traffic import message_bytes
 from privet.wire import Blob, Schema, Whole
 
 HASH_BYTES = 32
@@ -101,6 +102,12 @@ class StateSeal:
 def most_sealed_bytes(state_bytes: int) -> int:
     """Upper bound of a sealed state's length."""
     return state_bytes + OVERHEAD_BYTES
+
+
+def sealed_bytes(state_bytes: int) -> int:
+    """A sealed state's length."""
+    sealed = state_bytes + BLOB_OVERHEAD
+    return message_bytes(_schema(sealed), sealed=sealed)
 
 
 def _schema(size: int) -> Schema:

@@ -1,0 +1,99 @@
+"""What a run's own operations weigh: enrolment, the adapter or its sealed state, the codec that goes with it.
+
+The sealing levels count what is theirs (`SealingPlan`). A run without dropouts and retries is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from privet import __version__
+from privet.aggregate import state_schema
+from privet.codec_config import CodecConfig, IdentityCodec, PruneCodec, PublicSubspaceCodec, TopKCodec
+from privet.codecs import pack
+from privet.codecs.base import Provenance
+from privet.codecs.message import HEADER, POOLS
+from privet.codecs.prune import Prune
+from privet.config import OptimiserConfig
+from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, own_schemas
+from privet.optimiser import moment_sizes
+from privet.sealing.masking_messages import RUN_NAME_BYTES
+from privet.sealing.state_seal import sealed_bytes
+from privet.traffic import Sizes, Traffic, message_bytes
+from privet.wire import Schema
+
+_HEADER_BYTES = 160
+"""About what the header of a codec takes that has one array or none; one array a tensor takes more."""
+
+
+@dataclass(frozen=True)
+class RunTraffic:
+    """Public facts that the bytes follow from.
+
+    Attributes:
+        dimension: Trained values D.
+        parties: Size of the roster.
+        sizes: Values of a contribution in each round.
+        codec: The section ``codec``.
+        optimiser: The server's optimiser.
+        encrypted: Whether a designated client opens sums and hands the state on, sealed.
+    """
+
+    dimension: int
+    parties: int
+    sizes: Sequence[int]
+    codec: CodecConfig
+    optimiser: OptimiserConfig
+    encrypted: bool
+
+    def a_round(self) -> Traffic:
+        """Bytes of one client in one round, the mean of all."""
+        rounds = len(self.sizes)
+        messages = own_schemas(
+            self.dimension, state_schema(self.dimension).max_bytes(), encrypted=self.encrypted
+        )
+        enrol = messages[ENROL]
+        total = Traffic.of(enrol.request, enrol.reply, {"run": RUN_NAME_BYTES}, {"version": len(__version__)})
+        question = messages[ROUND].request
+        if not self.encrypted:
+            for size in self.sizes:
+                total += Traffic(0, message_bytes(question, **self._codec(size)))
+            return total * (1 / rounds)
+        states = [sealed_bytes(self._state(size)) for size in self.sizes]
+        # The first round needs no state; the one after the last goes out with the last message.
+        sent = [message_bytes(question), *(message_bytes(question, state=state) for state in states[1:])]
+        last, finish = states[-1], messages[FINISH]
+        opened = Traffic(sum(message_bytes(messages[OPEN].reply, state=s) for s in [*states[1:], last]))
+        tags = message_bytes(Schema({TAG: finish.reply.fields[TAG]})) - message_bytes(Schema({}))
+        total += Traffic(rounds * tags, sum(sent)) + opened * (1 / self.parties)
+        total += Traffic.of(finish.request, finish.reply, {"state": last})
+        return total * (1 / rounds)
+
+    @property
+    def _follows_the_last(self) -> bool:
+        return isinstance(self.codec, PruneCodec) and self.codec.mask == "last_update"
+
+    def _state(self, size: int) -> int:
+        moments: dict[str, Any] = moment_sizes(self.optimiser, self.dimension)
+        return message_bytes(state_schema(self.dimension), **moments, **self._codec(size))
+
+    def _codec(self, size: int) -> Sizes:
+        """Sizes of the fields that a codec of so many values travels in."""
+        numbers = dict.fromkeys(POOLS.values(), 0)
+        if isinstance(self.codec, IdentityCodec) or (size == self.dimension and self._follows_the_last):
+            return {}
+        match self.codec:
+            case PruneCodec():
+                mask = np.arange(self.dimension) < size
+                provenance = Provenance.SEED if self.codec.mask == "seed" else Provenance.PUBLIC
+                packed: Any = pack(Prune(mask, provenance))
+                return {name: len(value) for name, value in packed.items()}
+            case PublicSubspaceCodec():
+                numbers[POOLS["float32"]] = size * self.dimension
+            case TopKCodec():
+                numbers[POOLS["int32"]] = size
+        return {HEADER: _HEADER_BYTES, **numbers}

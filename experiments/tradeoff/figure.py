@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIGURE = ROOT / "docs" / "figures" / "tradeoff.png"
 BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9741a", "#2b8a3e", "#666666", "#b3261e"
 SILOS = (1, 4, 16, 64)
-EPSILONS = {8: 0.451, 1: 0.94}
+EPSILONS = {8: 0.424, 1: 0.826}
 """Noise multiplier of the whole sum that each epsilon takes."""
 
 Results = Mapping[tuple[str, float | None], Found]
@@ -73,7 +73,7 @@ def _curve(axis: Axes, results: Results) -> None:
                 fontsize=8, color=colour,
             )  # fmt: skip
     axis.set_xscale("log", base=2)
-    shown = [0.45, 0.94, 1.88, 3.76, 7.52]
+    shown = [0.424, 0.826, 1.652, 3.304, 6.608]
     axis.set_xticks(shown, [f"{x:g}" for x in shown])
     axis.set_xlabel("noise multiplier σ of the opened sum (n silos with local noise: √n σ)")
     axis.set_ylabel("test NLL in nats")
@@ -123,7 +123,7 @@ def _codecs(axis: Axes, results: Results) -> None:
     }
     for family, (colour, label) in families.items():
         points = sorted(
-            (f for (name, noise), f in results.items() if name == family and noise in (0.451, 0.94, 1.88)),
+            (f for (name, noise), f in results.items() if name == family and noise in (0.424, 0.826, 1.652)),
             key=lambda f: f.setup.noise or 0.0,
         )
         if points:
@@ -141,8 +141,8 @@ def _codecs(axis: Axes, results: Results) -> None:
         if key in results:
             axis.axhline(results[key].loss().value, color=colour, linestyle="--", linewidth=1)
     axis.set_xscale("log")
-    shown = [0.187, 1, 8]
-    axis.set_xticks(shown, ["0.19", "1", "8"])
+    shown = [0.146, 1, 8]
+    axis.set_xticks(shown, ["0.15", "1", "8"])
     axis.minorticks_off()
     axis.set_xlabel("ε, per record, δ = 1e-5")
     axis.set_title("Codecs", loc="left", fontsize=10, fontweight="bold")

@@ -17,6 +17,7 @@ from experiments.study import ROOT, Results
 from experiments.tradeoff.setups import Setup, best_rate, declared, grid_rows, missing_rates, setups
 
 HERE = Path(__file__).parent
+SEARCH_SEED = 0
 RESULTS = HERE / "results" / "smollm2.json"
 
 
@@ -39,6 +40,7 @@ class Study:
         self.results = open_results(study)
         self.all = list(setups(study))
         self._loaded: tuple[str, Any] = ("", None)
+        self._flats: dict[float, tuple[dict[str, Any], Any]] = {}
 
     def run(self, parts: str) -> None:
         """Every set-up of some parts, as long as time is left."""
@@ -49,22 +51,21 @@ class Study:
     def _setup(self, setup: Setup) -> None:
         if setup.silos == "nobody":
             if not self.results.has(setup=setup.identity):
-                self._keep(setup, None, None, True)
+                self._zero_shot(setup)
             return
+        self._flats.clear()
         while setup.rates and (
             left := missing_rates(self.results.rows, setup, self.study["most_extensions"])
         ):
             for rate in left:
                 if not self.go_on():
                     return
-                self._keep(setup, rate, 0, False)
+                self._search(setup, rate)
         rate = self._chosen(setup)
         for seed in setup.seeds:
-            done = self.results.has(setup=setup.identity, rate=rate, seed=seed)
-            if setup.trains_anew:
-                done = self.results.has(setup=setup.identity, rate=rate, seed=seed, stage="final")
+            done = self.results.has(setup=setup.identity, rate=rate, seed=seed, stage="final")
             if rate is not None and not done and self.go_on():
-                self._keep(setup, rate, seed, True)
+                self._finish(setup, rate, seed)
 
     def _chosen(self, setup: Setup) -> float | None:
         """The set-up's rate, or that of the one it follows; ``None`` while that one's search is not done."""
@@ -78,18 +79,41 @@ class Study:
             return None
         return best_rate(grid_rows(rows, searched))
 
-    def _keep(self, setup: Setup, rate: float | None, seed: int | None, final: bool) -> None:
+    def _zero_shot(self, setup: Setup) -> None:
         from experiments.tradeoff import runner
 
         ground = self._ground(setup)
-        if rate is None or seed is None:
-            row = runner.zero_shot(ground, setup)
+        flat = ground.material.trainer.backbone.initial_flat()
+        measured = {**runner.validate(ground, flat), **runner.test(ground, flat)}
+        self._add(setup, {**runner.named(setup, None, None, "final"), "rounds": 0, **measured})
+
+    def _search(self, setup: Setup, rate: float) -> None:
+        from experiments.tradeoff import runner
+
+        ground = self._ground(setup)
+        row, flat = runner.train(ground, setup, rate, SEARCH_SEED, final=False)
+        if not setup.trains_anew:
+            self._flats[rate] = (row, flat)
+        self._add(setup, {**row, **runner.validate(ground, flat)})
+
+    def _finish(self, setup: Setup, rate: float, seed: int) -> None:
+        from experiments.tradeoff import runner
+
+        ground = self._ground(setup)
+        if seed == SEARCH_SEED and rate in self._flats:
+            row, flat = self._flats[rate]  # the same run, bit for bit
         else:
-            row = runner.run(ground, setup, rate, seed, final=final)
+            row, flat = runner.train(ground, setup, rate, seed, final=True)
+        self._add(setup, {**row, "stage": "final", **runner.test(ground, flat)})
+
+    def _add(self, setup: Setup, row: Mapping[str, Any]) -> None:
         self.results.add(row)
-        found = f"validation {row['validation']['nll']}, test {row['test']['nll']}"
-        took = row.get("seconds", 0.0) + row["evaluation_seconds"]
-        print(f"{setup.part} {setup.name}: rate {rate}, seed {seed}: {found}, {took:.0f} s", flush=True)
+        losses = ", ".join(f"{on} {row[on]['nll']}" for on in ("validation", "test") if on in row)
+        seconds = f"{row.get('seconds', 0):.0f} s"
+        print(
+            f"{setup.part} {setup.name}: rate {row['rate']}, seed {row['seed']}: {losses}, {seconds}",
+            flush=True,
+        )
 
     def _ground(self, setup: Setup) -> Any:
         from experiments.tradeoff import runner
@@ -105,14 +129,20 @@ class Study:
 
 
 def count(study: Mapping[str, Any]) -> list[str]:
-    """One line a part: runs declared, runs that stand, and those that a grid's edge added."""
+    """One line a part: trainings declared, those that stand, and those that a grid's edge added."""
     rows = open_results(study).rows
     lines, base = [], set(study["rates"])
+    searched = {setup.identity for setup in setups(study) if setup.rates and not setup.trains_anew}
     for part, number in declared(study).items():
-        own = [r for r in rows if r["part"] == part]
+        own = [r for r in rows if r["part"] == part and not _again(r, searched)]
         added = sum(r["stage"] == "grid" and r["rate"] not in base for r in own)
         lines.append(f"part {part}: {len(own) - added} of {number} declared, {added} added at a grid's edge")
     return lines
+
+
+def _again(row: Mapping[str, Any], searched: set[str]) -> bool:
+    """Whether a row's training is that of a row of the search."""
+    return row["stage"] == "final" and row["setup"] in searched and row["seed"] == SEARCH_SEED
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """One run of the study: from a set-up to a row, on the product's own path, and what is measured at its end.
 
 Public records are cut in two by group. Clip norms and codecs look at one half (``fit``), learning rates are chosen
-on the other (``validation``). Test records are looked at once, at a run's end, and choose nothing.
+on the other (``validation``). Runs of a search never meet the test records.
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ def prepare(config: Config) -> Ground:
     )
 
 
-def run(ground: Ground, setup: Setup, rate: float, seed: int, *, final: bool) -> dict[str, Any]:
-    """Train and measure.
+def train(
+    ground: Ground, setup: Setup, rate: float, seed: int, *, final: bool
+) -> tuple[dict[str, Any], Floats]:
+    """Train.
 
     Args:
         ground: What :func:`prepare` gave for this configuration's model, data and adapters.
@@ -105,6 +107,9 @@ def run(ground: Ground, setup: Setup, rate: float, seed: int, *, final: bool) ->
         rate: Learning rate.
         seed: Test seed of sampling, noise and order.
         final: Whether this is a run at the chosen rate. The control then learns from all public records.
+
+    Returns:
+        The row so far, and the trained values, float32 [D].
     """
     started = time.monotonic()
     config = setup.config(rate, seed)
@@ -132,20 +137,12 @@ def run(ground: Ground, setup: Setup, rate: float, seed: int, *, final: bool) ->
         run="tradeoff",
     )
     progress = f.engine.run(f.server.steps())
-    trained = time.monotonic()
-    measured = measure(ground, f.flat, config.engine.micro_batch)
+    seconds = time.monotonic() - started
     if setup.identity not in ground.epsilons:
         ground.epsilons[setup.identity] = epsilon(setup, resolved)
-    return {
-        "part": setup.part,
-        "family": setup.family,
-        "noise": setup.noise,
-        "rate": rate,
-        "seed": seed,
-        "stage": "final" if final else "grid",
-        "setup": setup.identity,
+    row = {
+        **named(setup, rate, seed, "final" if final else "grid"),
         "run_config": config_hash(config)[:12],
-        "task": setup.task,
         "dimension": backbone.dimension,
         "values": f.server.size,
         "silos": len(places),
@@ -154,32 +151,25 @@ def run(ground: Ground, setup: Setup, rate: float, seed: int, *, final: bool) ->
         "epsilon": ground.epsilons[setup.identity],
         "delta": config.privacy.delta if config.privacy else None,
         "rounds": progress.number,
-        **measured,
         "bytes_up": f.engine.bytes_up,
         "bytes_down": f.engine.bytes_down,
         "masked_bytes_up": masked_bytes(resolved, f.server.size, len(places)),
-        "seconds": round(trained - started, 2),
-        "evaluation_seconds": round(time.monotonic() - trained, 2),
+        "seconds": round(seconds, 2),
     }
+    return row, f.flat
 
 
-def zero_shot(ground: Ground, setup: Setup) -> dict[str, Any]:
-    """The base model's row."""
-    started = time.monotonic()
-    config = setup.config(1.0, 0)
-    flat = ground.material.trainer.backbone.initial_flat()
+def named(setup: Setup, rate: float | None, seed: int | None, stage: str) -> dict[str, Any]:
+    """What names a row."""
     return {
         "part": setup.part,
         "family": setup.family,
-        "noise": None,
-        "rate": None,
-        "seed": None,
-        "stage": "final",
+        "noise": setup.noise,
+        "rate": rate,
+        "seed": seed,
+        "stage": stage,
         "setup": setup.identity,
         "task": setup.task,
-        "rounds": 0,
-        **measure(ground, flat, config.engine.micro_batch),
-        "evaluation_seconds": round(time.monotonic() - started, 2),
     }
 
 
@@ -236,13 +226,19 @@ def _client_norm(ground: Ground, config: Config) -> float:
     return float(np.median(norms))
 
 
-def measure(ground: Ground, flat: Floats, micro_batch: int) -> dict[str, Any]:
-    """Losses on validation and test records; test also by domain and by block."""
+def validate(ground: Ground, flat: Floats) -> dict[str, Any]:
+    """Loss on the validation records, which rates are chosen by."""
     ground.material.trainer.set_flat(flat)
-    checked, _ = losses(ground.material, ground.validation, micro_batch)
-    nll, right = losses(ground.material, ground.test, micro_batch)
+    nll, _ = losses(ground.material, ground.validation, ground.material.trainer.micro_batch)
+    return {"validation": {"records": len(nll), "nll": _number(float(nll.mean()))}}
+
+
+def test(ground: Ground, flat: Floats) -> dict[str, Any]:
+    """Loss on the test records, also by domain and by block."""
+    ground.material.trainer.set_flat(flat)
+    nll, right = losses(ground.material, ground.test, ground.material.trainer.micro_batch)
     sums, counts = (np.bincount(ground.blocks, weights, BLOCKS) for weights in (nll, None))
-    test: dict[str, Any] = {
+    row: dict[str, Any] = {
         "records": len(nll),
         "nll": _number(float(nll.mean())),
         "nll_se": _number(float(nll.std(ddof=1) / math.sqrt(len(nll)))),
@@ -251,12 +247,12 @@ def measure(ground: Ground, flat: Floats, micro_batch: int) -> dict[str, Any]:
     }
     names = sorted(set(ground.domains))
     of = {name: np.array([d == name for d in ground.domains]) for name in names}
-    test["domain_nll"] = {name: _number(float(nll[of[name]].mean())) for name in names}
+    row["domain_nll"] = {name: _number(float(nll[of[name]].mean())) for name in names}
     if right is not None:
-        test["accuracy"] = float(right.mean())
-        test["block_right"] = np.bincount(ground.blocks, right, BLOCKS).astype(int).tolist()
-        test["domain_accuracy"] = {name: _number(float(right[of[name]].mean())) for name in names}
-    return {"validation": {"records": len(checked), "nll": _number(float(checked.mean()))}, "test": test}
+        row["accuracy"] = float(right.mean())
+        row["block_right"] = np.bincount(ground.blocks, right, BLOCKS).astype(int).tolist()
+        row["domain_accuracy"] = {name: _number(float(right[of[name]].mean())) for name in names}
+    return {"test": row}
 
 
 def _number(value: float) -> float | None:

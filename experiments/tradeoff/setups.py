@@ -1,8 +1,8 @@
 """What the study runs, declared before the first run starts: families of set-ups, rates, seeds, and their number.
 
-A set-up is one family at one noise multiplier. It meets every rate of the grid once, at seed 0; the rate whose
-validation loss is least is then run with the other seeds. Where that rate is the grid's edge, the grid grows by a
-factor of two on that side. Test records have no part in it.
+A set-up is one family at one noise multiplier. It meets every rate of the grid once, at seed 0. While the rate of
+least validation loss is the grid's edge, the grid grows by a factor of two on that side. The rate that is chosen so
+is then run with the other seeds too, and only these runs meet the test records.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Setup:
         return parse(raw, self.name).model_copy(update={"sealing": NoSealing()})
 
     def declared(self) -> int:
-        """Runs, without those that a grid's edge may add."""
+        """Trainings, without those that a grid's edge may add."""
         if self.silos == "nobody":
             return 1
         if not self.rates:

@@ -13,6 +13,7 @@ INFLUENCE = "tests/integration/test_trap_influence.py::"
 PROTOCOL = "tests/integration/test_trap_protocol.py::"
 CANARIES = "tests/integration/test_trap_canaries.py::"
 EQUALITY = "tests/integration/test_hedge_equality.py::"
+TWO_STAGES = "tests/integration/test_dr_encoder.py::"
 MECHANISM = "tests/unit/test_mechanism.py::"
 ACCOUNTANTS = "tests/unit/test_accountants.py::"
 LEDGER = "tests/unit/test_ledger.py::"
@@ -33,6 +34,9 @@ CHARGED_DRAWS = PROTOCOL + "test_trap_11_every_noise_draw_is_in_the_ledger_befor
 CHARGED_RETRIES = PROTOCOL + "test_trap_11_an_attempt_that_gave_something_away_is_charged_and_so_is_the_next"
 NO_SECRET = PROTOCOL + "test_trap_10_no_secret_of_a_client_reaches_the_server"
 ANSWERED_ONCE = PROTOCOL + "test_trap_10_a_question_is_answered_once_and_then_with_the_same_bytes"
+STAGES_CHARGED = TWO_STAGES + "test_trap_11_every_opened_sum_is_in_the_ledger_by_its_stage"
+STAGE_NOISE = TWO_STAGES + "test_trap_11_the_noise_of_each_stage_is_what_it_is_charged_for"
+STAGES_CALIBRATED = "tests/unit/test_dr_encoder.py::test_both_stages_are_calibrated_together"
 VISIBLE = CANARIES + "test_trap_09_canaries_are_as_visible_as_the_ledger_says"
 
 
@@ -117,7 +121,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "floor ignored: shares sized for all parties",
-        ("resolve.py", "floor=trust.floor,", "floor=parties,"),
+        ("resolve.py", "else trust.floor,", "else parties,"),
         tests=(CHARGED_NOISE,),
     ),
     mutant(
@@ -209,8 +213,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "mean over the actual survivors",
         (
             "server.py",
-            "self.aggregator.apply(self.progress.round, opened.total)",
-            "self.aggregator.apply(self.progress.round, opened.total * 4 // len(opened.survivors))",
+            "self.aggregator.apply(self.progress.round, opened.total, opened.apart)",
+            "self.aggregator.apply(self.progress.round, opened.total * 4 // len(opened.survivors), opened.apart)",
         ),
         tests=(PUBLIC_CONSTANT,),
     ),
@@ -303,8 +307,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "every other release missing from the ledger",
         (
             "server.py",
-            "            self.ledger.charge(self.system.release)",
-            "            if self.progress.number % 2: self.ledger.charge(self.system.release)",
+            "            self.ledger.charge(self._release)",
+            "            if self.progress.number % 2: self.ledger.charge(self._release)",
         ),
         tests=(CHARGED_DRAWS, CHARGED_NOISE),
     ),
@@ -321,6 +325,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "stage 1 missing from the two-stage ledger",
         ("privacy/two_stage.py", "if self.statistics_releases:", "if False:"),
         tests=("tests/unit/test_two_stage.py::test_closed_form_equals_pld",),
+    ),
+    mutant(
+        "releases of stage 1 not charged in a run",
+        (
+            "server.py",
+            "            self.ledger.charge(self._release)",
+            "            if self.progress.number >= self.system.prepared_by: self.ledger.charge(self._release)",
+        ),
+        tests=(STAGES_CHARGED,),
+    ),
+    mutant(
+        "stage 1 charged with the noise of stage 2",
+        ("server.py", "return self.system.at(self.progress.number).release", "return self.system.release"),
+        tests=(STAGES_CHARGED, STAGE_NOISE),
+    ),
+    mutant(
+        "stage 1 missing from the plan and the calibration",
+        ("systems/base.py", "if self.preparation else []", "if False else []"),
+        tests=(STAGES_CALIBRATED,),
     ),
     mutant(
         "charged after the sum was opened",
@@ -342,7 +365,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "budget not asked",
-        ("server.py", "if self.ledger.would_exceed(self.system.release):", "if False:"),
+        ("server.py", "if self.ledger.would_exceed(self._release):", "if False:"),
         tests=(PROTOCOL + "test_trap_11_a_run_stops_before_the_release_that_exceeds_its_budget",),
     ),
     mutant(

@@ -20,10 +20,11 @@ from experiments.study import Results, arguments
 
 from privet.codec_config import AutoencoderCodec, CountSketchCodec, RandomProjectionCodec
 from privet.codecs import Codec, Fidelity, Provenance, Sources, StatisticsCode, build, reconstruction
-from privet.codecs.prior import Prior, TensorStatistics, as_layout
+from privet.codecs.prior import TensorStatistics, as_layout
 from privet.codecs.row_pca import RowPca
 from privet.codecs.stacking import stacks_of
 from privet.errors import PrivetError
+from privet.system_config import Prior
 from privet.update_sets import UpdateSet, UpdateSetConfig, load_or_collect
 
 HERE = Path(__file__).parent
@@ -41,12 +42,10 @@ def candidates(
     """Name and maker of each codec; the part before the slash says what it knows."""
     layout = updates.layout
 
-    def learned(
-        network: str, allocation: str, sources: Sources, prior: Prior = "mean_std"
-    ) -> Callable[[], Codec]:
+    def learned(network: str, allocation: str, sources: Sources) -> Callable[[], Codec]:
         training = config["training"] | config["training_of"].get(network, {})
         made = AutoencoderCodec.model_validate(
-            {**training, "ratio": ratio, "network": network, "allocation": allocation, "prior": prior}
+            {**training, "ratio": ratio, "network": network, "allocation": allocation}
         )
         return partial(build, made, sources, seed=seed)
 
@@ -59,7 +58,7 @@ def candidates(
         filled = RandomProjectionCodec.model_validate({"ratio": ratio, "allocation": rule})
         yield f"mean_std/random projection {rule}", partial(build, filled, by["mean_std"], seed=seed)
     for prior in priors:
-        yield f"{prior}/mlp", learned("mlp", "uniform", by[prior], prior)
+        yield f"{prior}/mlp", learned("mlp", "uniform", by[prior])
     yield "exact/mlp", learned("mlp", "uniform", exact)
     for rule in ("by_std", "by_rate"):
         yield f"mean_std/mlp {rule}", learned("mlp", rule, by["mean_std"])

@@ -7,8 +7,8 @@ as its picture of what the adapter is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from privet.systems.base import System
 Compose = Callable[[Codec | None], System]
 """Composes the run's system with a codec, everything else as resolved."""
 
+Apart = Callable[[], Iterator[Integers]]
+"""Contributions to a round one after another, int64 [k] each."""
+
 MOST_CODEC_NUMBERS = 1 << 27
 
 
@@ -33,13 +36,17 @@ def codec_fields() -> dict[str, wire.Kind]:
 
 
 def state_schema(dimension: int) -> wire.Schema:
-    """What a state message holds: the adapter, the optimiser, the rounds that are in it, the next round's codec."""
+    """What a state message holds: the adapter, the optimiser, the rounds that are in it, the next round's codec.
+
+    During a preparation also what it has gathered so far.
+    """
     vector, moment = wire.Array("float32", (dimension,)), wire.Array("float32", (wire.UpTo(dimension),))
     whole = wire.Whole(low=0)
     own: dict[str, wire.Kind] = {"flat": vector, "first": moment, "second": moment}
     own |= {"steps": whole, "rounds": whole}
+    gathered: dict[str, wire.Kind] = {"gathered": wire.Array("float32", (wire.UpTo(MOST_CODEC_NUMBERS),))}
     codec = codec_fields()
-    return wire.Schema({**own, **codec}, optional=frozenset(codec))
+    return wire.Schema({**own, **gathered, **codec}, optional=frozenset([*gathered, *codec]))
 
 
 @dataclass
@@ -53,7 +60,8 @@ class Aggregator:
         flat: Trained values, float32 [D].
         system: The system of the round that is due.
         codec: Its codec; ``None`` for the identity.
-        rounds: Rounds whose sum is in ``flat``.
+        rounds: Rounds whose sum was taken in.
+        gathered: What the rounds of a preparation gave, float32 [n, k]: mean messages, or single updates.
     """
 
     compose: Compose
@@ -63,6 +71,7 @@ class Aggregator:
     system: System
     codec: Codec | None = None
     rounds: int = 0
+    gathered: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @classmethod
     def fresh(
@@ -80,22 +89,52 @@ class Aggregator:
     @property
     def size(self) -> int:
         """Values k in a contribution to the round that is due."""
-        return self.codec.size if self.codec else len(self.flat)
+        return self.system.at(self.rounds).pipeline.size or len(self.flat)
 
-    def apply(self, round_id: RoundId, total: Integers) -> float | None:
+    def apply(self, round_id: RoundId, total: Integers, apart: Apart | None = None) -> float | None:
         """Take in the opened sum of a round, int64 [k]; a round that is in already changes nothing.
+
+        Args:
+            round_id: Which round.
+            total: The sum.
+            apart: The contributions one by one, where the level does not hide them.
 
         Returns:
             Euclidean norm of the decoded mean, post-processing of what was opened.
+
+        Raises:
+            PrivetError: if the codec that a preparation leads to is unsound or useless.
         """
         if round_id.number != self.rounds:
             return None
+        if self.rounds < self.system.prepared_by:
+            return self._gather(total, apart)
         direction = self.system.pipeline.backward(total)
         before = self.flat
         self.flat = self.optimiser.step(self.flat, direction)
         self.rounds += 1
-        self._use(self.schedule.codec(self.rounds, self.flat, self.flat - before, self.codec))
-        return float(np.linalg.norm(direction.astype(np.float64)))
+        number = self.rounds - self.system.prepared_by
+        self._use(self.schedule.codec(number, self.flat, self.flat - before, self.codec))
+        return _norm(direction)
+
+    def _gather(self, total: Integers, apart: Apart | None) -> float:
+        """Keep what a round of the preparation gave; after the last, make the codec from all of it."""
+        preparation = self.system.preparation
+        assert preparation is not None, "only a preparation gathers"
+        backward = preparation.system.pipeline.backward
+        mean = backward(total)
+        rows = [mean]
+        if preparation.code is None:
+            assert apart is not None, "config_rules demands level none"
+            rows = [backward(one) for one in apart()]
+        self.gathered = np.stack([*self.gathered, *rows])
+        codec = None
+        if self.rounds + 1 == preparation.rounds:
+            codec = self.schedule.learned(preparation, self.gathered, self.flat)
+            self.gathered = self.gathered[:0]
+        self.rounds += 1
+        self._use(codec)
+        return _norm(mean)
 
     def broadcast(self) -> Body:
         """What clients need for the next round."""
@@ -113,7 +152,9 @@ class Aggregator:
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint or, sealed, for the other clients."""
-        own = {"flat": self.flat, "rounds": self.rounds, **self.optimiser.to_body()}
+        own: Body = {"flat": self.flat, "rounds": self.rounds, **self.optimiser.to_body()}
+        if self.gathered.size:
+            own["gathered"] = self.gathered.reshape(-1)
         return wire.encode({**own, **self._packed()})
 
     def restore(self, data: bytes) -> None:
@@ -129,8 +170,17 @@ class Aggregator:
                 raise wire.WireError("wrong-shape", moment)
         self.flat = as_array(body, "flat").copy()
         self.rounds = int(body["rounds"])
+        self.gathered = self.gathered[:0]
+        if "gathered" in body:
+            self.gathered = as_array(body, "gathered").reshape(-1, self._width).copy()
         self.optimiser.restore(body)
         self._take_codec(body)
+
+    @property
+    def _width(self) -> int:
+        """Numbers in a row of what a preparation gathers."""
+        preparation = self.system.preparation
+        return (preparation.system.pipeline.size if preparation else None) or len(self.flat)
 
     def _packed(self) -> Body:
         return pack(self.codec) if self.codec else {}
@@ -145,3 +195,7 @@ class Aggregator:
     def _use(self, codec: Codec | None) -> None:
         if codec is not self.codec:
             self.codec, self.system = codec, self.compose(codec)
+
+
+def _norm(vector: Floats) -> float:
+    return float(np.linalg.norm(vector.astype(np.float64)))

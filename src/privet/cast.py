@@ -86,7 +86,7 @@ class InOneProcess:
             places,
             secrets,
             material.trainer.backbone.initial_flat(),
-            codec_schedule(config, material),
+            codec_schedule(config, material, observe),
             run=run,
             save=save,
             observe=observe,

@@ -8,16 +8,17 @@ release that no ledger knows of.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from privet import __version__, wire
 from privet.aggregate import Aggregator
+from privet.codecs import Codec, ErrorFeedback
 from privet.errors import PrivetError
 from privet.keys import ClientKeys
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
-from privet.pipeline import Pass
+from privet.pipeline import Pass, Units
 from privet.protocol import Body, RoundAborted, RoundId
 from privet.randomness import RoundRandomness
 from privet.sealing.base import SealingClient, SealingRefused, Store
@@ -40,7 +41,7 @@ class Guard(Protocol):
         """
 
 
-_STATE = "state"
+_STATE, _MEMORY = "state", "error-feedback"
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Client:
         answers: Schemas of the answers that are written down, by operation, for contributions of a size.
         aggregator: Adapter and system as this client knows them; under an encrypted level also the server half's role.
         weight: Public weight of this client.
+        error_feedback: Whether this client adds what its code lost to its next update.
         guard: The site's own limits, if it has any.
         observed: Diagnostics of the last contribution that was computed; they are never sent.
         observed_round: Its round; -1 before the first.
@@ -67,6 +69,7 @@ class Client:
     answers: Callable[[str, int], Schema]
     aggregator: Aggregator
     weight: float = 1.0
+    error_feedback: bool = False
     guard: Guard | None = None
     observed: dict[str, float] = field(default_factory=dict)
     observed_round: int = -1
@@ -133,11 +136,14 @@ class Client:
 
     def _contribute(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
         self._take_state(round_id.number, body)
-        system = self.aggregator.system
+        system = self.aggregator.system.at(round_id.number)
         randomness = RoundRandomness(self.keys, round_id)
         passing = Pass(round_id, randomness, self.weight)
         flat = self.aggregator.flat
         units = system.work.units(self.place, flat, randomness, passing)
+        codec = self.aggregator.codec
+        if self.error_feedback and codec is not None:
+            units = self._remembering(units, codec, round_id.number)
         values = system.pipeline.forward(units, len(flat), passing)
         self.observed, self.observed_round = passing.observed, round_id.number
         answer = self.sealing.seal(round_id, values)
@@ -145,6 +151,14 @@ class Client:
         if states is not None:
             answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), round_id.number)
         return answer, len(values)
+
+    def _remembering(self, units: Iterator[Units], codec: Codec, number: int) -> Iterator[Units]:
+        """Updates plus what earlier codes lost; the memory is on disk before the answer can be."""
+        kept = self.store.get(_MEMORY)
+        memory = ErrorFeedback.from_bytes(kept) if kept else ErrorFeedback(codec.dimension)
+        for one in units:
+            yield Units(one.ids, memory.corrected(one.vectors[0], codec, number)[None])
+            self.store.put(_MEMORY, memory.to_bytes())
 
     def _take_state(self, rounds: int, body: Body) -> None:
         """The adapter of a question: in the clear, or sealed by the client that opened the last sum.

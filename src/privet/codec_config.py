@@ -140,11 +140,6 @@ class AutoencoderCodec(_Compressing):
         "takes any. `plain_conv` is the published stack; `conv` adds a linear shortcut around it, without "
         "which it hardly trains.",
     )
-    prior: Literal["mean", "mean_std", "moments"] = Field(
-        "mean_std",
-        description="Statistics of stage 1 that synthetic training samples follow (system `dr_encoder`).",
-    )
-    moments: Literal[3, 4] = Field(4, description="Highest moment that `prior: moments` releases.")
     allocation: Allocation = Field(
         "uniform", description="How the code's numbers are shared out over the tensors; see docs/codecs.md."
     )

@@ -1,20 +1,29 @@
 """Which codec a round uses: computed by the server half from what is public, and sent with the adapter.
 
-A codec that follows from the last released update or from public gradients is post-processing, so choosing it anew
-costs no privacy. The clip comes after it in any case.
+A codec that follows from the last released update, from public gradients or from noisy statistics is post-processing,
+so choosing it anew costs no privacy. The clip comes after it in any case. A codec that keeps no more of an update than
+a random projection to the same size is refused before it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from privet.codec_config import CodecConfig, PruneCodec, PublicSubspaceCodec, RowPcaCodec
-from privet.codecs import Codec, Identity, Layout, Sources, build, check_sound
+from privet.codecs import Codec, Identity, Layout, Sources, build, check_sound, gate, reconstruction
+from privet.codecs.training import Epoch
 from privet.pipeline import Floats
+from privet.privacy.events import NoGuarantee
+from privet.systems.base import Preparation
 
 PublicGradients = Callable[[Floats], Floats]
 """From trained values, float32 [D], to gradients on public records, float32 [n, D]."""
+
+TRAINING = "training the codec"
+HELD_OUT = 24
+"""Updates that a codec is measured on; more would cost time and settle nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,9 @@ class CodecSchedule:
         private: Whether the run claims an epsilon.
         sealed: Whether only sums are opened.
         public: Gradients on public records, where there are any.
+        held_out: Gradients on other public records, for measuring; where there are any.
+        learns: Whether the codec is made from what a preparation released.
+        observe: Told how far training is, and what a codec keeps.
     """
 
     config: CodecConfig
@@ -38,6 +50,18 @@ class CodecSchedule:
     private: bool
     sealed: bool
     public: PublicGradients | None = None
+    held_out: PublicGradients | None = None
+    learns: bool = False
+    observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
+
+    def first(self, flat: Floats) -> Codec | None:
+        """The codec at the start: of round 0, or none where it is still to be learned."""
+        if self.learns:
+            return None
+        codec = self.codec(0, flat, None, None)
+        if codec is not None and self.held_out is not None:
+            self._measure(codec, self.held_out(flat), "public updates")
+        return codec
 
     def codec(
         self, number: int, flat: Floats, last_update: Floats | None, current: Codec | None
@@ -45,7 +69,7 @@ class CodecSchedule:
         """The codec of a round; ``None`` for the identity.
 
         Args:
-            number: Round, from 0.
+            number: Round, from 0; those of a preparation are not counted.
             flat: Trained values at its start, float32 [D].
             last_update: What the last round changed, float32 [D]; ``None`` in the first.
             current: The codec of the round before.
@@ -53,7 +77,7 @@ class CodecSchedule:
         Raises:
             PrivetError: if what the codec needs is not there, or it is unsound in this run.
         """
-        if not self._is_due(number, current):
+        if self.learns or not self._is_due(number, current):
             return current
         follows_public = isinstance(self.config, RowPcaCodec | PublicSubspaceCodec)
         gradients = self.public(flat) if follows_public and self.public else None
@@ -64,9 +88,58 @@ class CodecSchedule:
         self.check(codec)
         return codec
 
+    def learned(self, preparation: Preparation, gathered: Floats, flat: Floats) -> Codec:
+        """The codec that the rest of the run uses, from what a preparation released.
+
+        Args:
+            preparation: What its rounds were.
+            gathered: Mean messages [E, k], or single updates [n, D].
+            flat: Trained values, float32 [D].
+
+        Raises:
+            PrivetError: if it is unsound, or keeps no more than a random projection to the same size.
+        """
+        if preparation.code is None:
+            held = -(-len(gathered) // 8)
+            sources = Sources(self.layout, exact_updates=gathered[held:])
+            held_out, what = gathered[:held], "updates that it did not learn from"
+        else:
+            statistics = preparation.code.read(gathered.mean(axis=0))
+            exact = isinstance(preparation.system.release, NoGuarantee)
+            sources = Sources(self.layout, statistics=statistics, statistics_are_exact=exact)
+            held_out, what = statistics.sample(HELD_OUT, (self.seed, HELD_OUT)), "synthetic updates"
+        self.observe("stage", {"name": TRAINING})
+        codec = build(self.config, sources, seed=self.seed, rounds=self.rounds, progress=self._tell)
+        self.check(codec)
+        if self.held_out is not None:
+            held_out, what = self.held_out(flat), "public updates"
+        self._measure(codec, held_out, what)
+        return codec
+
     def check(self, codec: Codec) -> None:
         """Refuse a codec that this run cannot use soundly; clients ask this of what they are sent."""
         check_sound(codec, private=self.private, sealed=self.sealed)
+
+    def _measure(self, codec: Codec, updates: Floats, what: str) -> None:
+        """The fidelity gate, on updates that may be looked at freely."""
+        found, control = gate(
+            codec,
+            lambda one: reconstruction(one, updates, self.layout),
+            seed=self.seed + 1,
+            allow_useless=self.config.allow_useless,
+        )
+        facts = {
+            "codec": self.config.kind,
+            "size": codec.size,
+            "ratio": round(found.ratio, 2),
+            "cosine": round(found.overall.cosine, 4),
+            "control_cosine": round(control.overall.cosine, 4),
+            "measured_on": what,
+        }
+        self.observe("codec", facts)
+
+    def _tell(self, epoch: Epoch) -> None:
+        self.observe("progress", {"name": TRAINING, "done": epoch.number, "total": epoch.of})
 
     def _is_due(self, number: int, current: Codec | None) -> bool:
         if isinstance(self.config, PruneCodec):

@@ -145,7 +145,8 @@ class PrivacyConfig(Section):
     )
     clip_norm: float | Literal["public"] = Field(
         "public",
-        description="L2 bound of one unit, or `public`: the median gradient norm on the public records.",
+        description="L2 bound of one unit, or `public`: on the public records, the median length of a record's "
+        "gradient or, for unit client, of an update of local steps.",
     )
     trust: TrustConfig = Field(default=TrustConfig(), description="Trust model of the guarantee.")
 
@@ -251,6 +252,11 @@ class Config(Section):
     sealing: SealingConfig = Field(default_factory=NoSealing)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole protocol: those that prepare the codec, then T that move the adapter."""
+        return self.system.preparation_rounds + self.schedule.rounds
 
 
 @dataclass(frozen=True)

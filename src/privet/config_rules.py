@@ -32,8 +32,9 @@ def _privacy_matches_system(c: Config) -> Iterator[Row]:
             None,
             "unit, delta, target_epsilon, …",
         )
-    if c.privacy is not None and c.system.kind == "fedavg":
-        yield "privacy", "fedavg has no mechanism", "fedavg", "no privacy section, or system dp_lora or hedge"
+    if c.privacy is not None and c.system.kind in {"fedavg", "cg_fedllm"}:
+        kind = c.system.kind
+        yield "privacy", f"{kind} has no mechanism", kind, "no privacy section, or a private system"
 
 
 def _noise_is_given_once(c: Config) -> Iterator[Row]:
@@ -121,23 +122,81 @@ def _faithful_dp_lora(c: Config) -> Iterator[Row]:
         )
 
 
-def _codec_is_possible(c: Config) -> Iterator[Row]:
-    if c.codec.kind == "autoencoder":
+def _dr_encoder_bounds_what_it_sends(c: Config) -> Iterator[Row]:
+    if c.system.kind != "dr_encoder":
+        return
+    if c.privacy is None and not c.system.faithful:
+        yield (
+            "privacy",
+            "is missing: dr_encoder adds noise in both stages",
+            None,
+            "a section, or faithful: true",
+        )
+    if c.privacy is not None and c.system.faithful and c.privacy.target_epsilon is not None:
+        yield (
+            "privacy.target_epsilon",
+            "no noise in stage 2 reaches it: the faithful setting sends exact statistics",
+            c.privacy.target_epsilon,
+            "noise_multiplier, or faithful: false",
+        )
+    if c.privacy is not None and c.sealing.kind == "ckks":
+        yield (
+            "sealing.kind",
+            "CKKS is approximate and for comparison only",
+            "ckks",
+            "masked, encrypted, none, …",
+        )
+
+
+def _learned_codecs_have_a_source(c: Config) -> Iterator[Row]:
+    learns = {
+        "dr_encoder": ("autoencoder", "random_projection", "count_sketch"),
+        "cg_fedllm": ("autoencoder",),
+    }
+    allowed = learns.get(c.system.kind)
+    if allowed and c.codec.kind not in allowed:
+        yield "codec.kind", f"{c.system.kind} makes its codec itself", c.codec.kind, ", ".join(allowed)
+    if not allowed and c.codec.kind == "autoencoder":
         yield (
             "codec.kind",
-            "needs stage 1 of dr_encoder, which this version does not have",
+            "learns from what the first part of dr_encoder or cg_fedllm releases",
             c.codec.kind,
             "identity, prune, random_projection, count_sketch, top_k, row_pca, public_subspace",
         )
-    if c.codec.error_feedback:
-        yield "codec.error_feedback", "is not wired into runs in this version", True, "false"
+    if c.system.kind == "cg_fedllm" and c.sealing.kind != "none":
+        yield "sealing.kind", "the server of cg_fedllm needs updates one by one", c.sealing.kind, "none"
+
+
+def _error_feedback_keeps_the_guarantee(c: Config) -> Iterator[Row]:
+    if not c.codec.error_feedback:
+        return
+    if c.codec.kind == "identity":
+        yield "codec.error_feedback", "nothing is lost without a codec", True, "false"
+    if c.privacy is not None and c.privacy.unit == "record":
+        yield (
+            "codec.error_feedback",
+            "a record's influence would persist over later rounds, in which it was not sampled",
+            "unit: record",
+            "unit: client",
+        )
+    if getattr(c.codec, "scale", "projection") == "unbiased":
+        yield (
+            "codec.scale",
+            "the memory of a decoder that stretches grows without bound",
+            "unbiased",
+            "projection",
+        )
+
+
+def _codec_is_possible(c: Config) -> Iterator[Row]:
     if c.sealing.kind != "none" and c.codec.kind == "top_k" and c.codec.support == "client":
         yield "codec.support", "supports that clients choose do not line up under a seal", "client", "public"
 
 
 def _colluders_leave_a_share(c: Config) -> Iterator[Row]:
     survivors = c.schedule.min_survivors
-    if c.privacy is None or survivors is None or c.system.kind == "dp_lora":
+    local = c.system.kind == "dp_lora" or (c.system.kind == "dr_encoder" and c.sealing.kind == "none")
+    if c.privacy is None or survivors is None or local:
         return
     if c.privacy.trust.colluders >= survivors:
         yield (
@@ -158,6 +217,9 @@ RULES: tuple[Rule, ...] = (
     _faithful_needs_its_seal,
     _fedshield_protects_clients,
     _faithful_dp_lora,
+    _dr_encoder_bounds_what_it_sends,
+    _learned_codecs_have_a_source,
+    _error_feedback_keeps_the_guarantee,
     _codec_is_possible,
     _colluders_leave_a_share,
 )

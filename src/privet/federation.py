@@ -126,14 +126,20 @@ def sum_field(resolved: Resolved, size: int) -> Field:
 
     Sized for the uncompressed vector, whose grid is the finest: a smaller code needs no more bits.
     """
-    mechanism = resolved.system.mechanism
-    has_share = resolved.system.pipeline.has_share
-    return Field.for_sum(
-        parties=resolved.facts.parties,
-        limit=resolved.system.pipeline.rounding.limit,
-        share_std_steps=mechanism.share_std_steps if mechanism and has_share else 0.0,
-        dimension=size,
-    )
+    system = resolved.system
+    kinds = [system, *([system.preparation.system] if system.preparation else [])]
+    fields = [
+        Field.for_sum(
+            parties=resolved.facts.parties,
+            limit=kind.pipeline.rounding.limit,
+            share_std_steps=kind.mechanism.share_std_steps
+            if kind.mechanism and kind.pipeline.has_share
+            else 0.0,
+            dimension=size,
+        )
+        for kind in kinds
+    ]
+    return max(fields, key=lambda field: field.bits)
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ class Blueprint:
 
     @cached_property
     def _first_codec(self) -> Codec | None:
-        return self.schedule.codec(0, self.initial, None, None)  # all start from the same public codec
+        return self.schedule.first(self.initial)  # all start from the same public codec
 
     def aggregator(self) -> Aggregator:
         """The server half's role before the first round."""
@@ -216,6 +222,7 @@ class Blueprint:
             answers=self.kept,
             aggregator=self.aggregator(),
             weight=weights[party] if weights else 1.0,
+            error_feedback=self.resolved.config.codec.error_feedback,
             guard=guard,
         )
 
@@ -226,7 +233,7 @@ class Blueprint:
         config, first = self.resolved.config, self.aggregator()
         return Server(
             system=self.resolved.system,
-            rounds=config.schedule.rounds,
+            rounds=self.resolved.rounds,
             attempts=config.schedule.round_attempts,
             run=self.run,
             sealing=self.seal.server(store),

@@ -22,7 +22,12 @@ from privet.model_config import EMBEDDED_MODEL
 WIDTH = 100
 PRIVATE_BY_RECORD = frozenset({"dp_lora", "hedge"})
 PRIVATE_BY_CLIENT = frozenset({"dr_encoder"})
-SEALING = {"hedge": "masked", "fedshield": "encrypted+masked"}
+SEALING = {"hedge": "masked", "fedshield": "encrypted+masked", "dr_encoder": "masked"}
+CODECS: dict[str, dict[str, Any]] = {
+    "fedshield": {"kind": "prune", "start_round": 2, "start_rate": 0.2, "end_rate": 0.5},
+    "dr_encoder": {"kind": "autoencoder", "network": "mlp", "ratio": 16.0, "allocation": "by_std"},
+    "cg_fedllm": {"kind": "autoencoder", "network": "mlp", "ratio": 16.0},
+}
 
 _HEAD = """\
 # A federated run with privet: {system}.
@@ -96,8 +101,8 @@ def _content(system: str, data: DataSketch | None) -> dict[str, Any]:
     content["schedule"] = _schedule(system, data)
     if system in PRIVATE_BY_RECORD | PRIVATE_BY_CLIENT:
         content["privacy"] = _privacy(system, own_data=data is not None)
-    if system == "fedshield":
-        content["codec"] = {"kind": "prune", "start_round": 2, "start_rate": 0.2, "end_rate": 0.5}
+    if system in CODECS:
+        content["codec"] = CODECS[system]
     if system in SEALING:
         content["sealing"] = {"kind": SEALING[system]}
     if data is None or data.template["kind"] == "classification":

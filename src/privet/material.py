@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from privet.codec_schedule import CodecSchedule
+from privet.codec_schedule import HELD_OUT, CodecSchedule
 from privet.config import Config, LocalConfig
 from privet.data.load import load as load_data
 from privet.data.load import load_public
@@ -216,14 +216,7 @@ def public_clip_norm(material: Material, most: int = 256) -> float:
     Raises:
         PrivetError: if there are no public records.
     """
-    if not material.public:
-        raise PrivetError(
-            "there are no public records to take it from",
-            field="privacy.clip_norm",
-            given="public",
-            allowed="a number, or data with a public part",
-            hint="set data.split.public or data.public_path, or give a number such as 1.0",
-        )
+    _need_public(material)
     trainer = material.trainer
     trainer.set_flat(trainer.backbone.initial_flat())
     norms = [
@@ -234,24 +227,70 @@ def public_clip_norm(material: Material, most: int = 256) -> float:
     return float(np.median(norms))
 
 
-def codec_schedule(config: Config, material: Material) -> CodecSchedule:
+def public_update_norm(material: Material, local: LocalConfig, most: int = 8) -> float:
+    """Median length of local updates on blocks of public records, from the initial adapter: costs no privacy.
+
+    Args:
+        material: Whose public records; a block has as many as a client's local steps see.
+        local: The local steps.
+        most: Blocks at most.
+
+    Raises:
+        PrivetError: if there are no public records.
+    """
+    _need_public(material)
+    size = min(len(material.public), local.steps * local.batch_size)
+    starts = range(0, len(material.public) - size + 1, size)[:most]
+    initial = material.trainer.backbone.initial_flat()
+    norms = []
+    for start in starts:
+        block = material.public[start : start + size]
+        update = material.trainer.train_locally(initial, block, local, bytes(32)) - initial
+        norms.append(float(np.linalg.norm(update.astype(np.float64))))
+    return float(np.median(norms))
+
+
+def _need_public(material: Material) -> None:
+    if not material.public:
+        raise PrivetError(
+            "there are no public records to take it from",
+            field="privacy.clip_norm",
+            given="public",
+            allowed="a number, or data with a public part",
+            hint="set data.split.public or data.public_path, or give a number such as 1.0",
+        )
+
+
+def codec_schedule(
+    config: Config, material: Material, observe: Observe = lambda kind, facts: None
+) -> CodecSchedule:
     """The codecs of a run, with gradients on the public records for those that follow them."""
-    trainer = material.trainer
+    trainer, system = material.trainer, config.system
     updates = getattr(config.codec, "updates", 0)
 
-    def public(flat: Floats) -> Floats:
-        trainer.set_flat(flat)
-        chosen = material.public[:updates]
-        rows = [rows for _, rows in trainer.per_unit_gradients(chosen, trainer.micro_batch)]
-        return np.concatenate(rows) if rows else np.zeros((0, trainer.dimension), np.float32)
+    def gradients(chosen: Sequence[Example]) -> Callable[[Floats], Floats]:
+        def of(flat: Floats) -> Floats:
+            trainer.set_flat(flat)
+            rows = [rows for _, rows in trainer.per_unit_gradients(chosen, trainer.micro_batch)]
+            return np.concatenate(rows) if rows else np.zeros((0, trainer.dimension), np.float32)
 
-    layout = [(tensor.name, tensor.shape) for tensor in trainer.backbone.layout.tensors]
+        return of
+
+    held_out = material.public[updates:][:HELD_OUT]
     return CodecSchedule(
         config.codec,
-        layout,
+        layout_of(material),
         config.seed,
         config.schedule.rounds,
-        private=config.privacy is not None,
+        private=config.privacy is not None and not (system.kind == "dr_encoder" and system.faithful),
         sealed=config.sealing.kind != "none",
-        public=public if material.public else None,
+        public=gradients(material.public[:updates]) if material.public else None,
+        held_out=gradients(held_out) if held_out else None,
+        learns=system.preparation_rounds > 0,
+        observe=observe,
     )
+
+
+def layout_of(material: Material) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the trained tensors."""
+    return [(tensor.name, tensor.shape) for tensor in material.trainer.backbone.layout.tensors]

@@ -25,6 +25,7 @@ from privet.errors import PrivetError
 from privet.federation import sum_field
 from privet.fixed_point import Field
 from privet.pipeline import Floats
+from privet.privacy.ledger import Ledger
 from privet.privacy.statement import INSECURE
 from privet.resolve import Resolved, resolve
 from privet.run_traffic import RunTraffic
@@ -40,12 +41,13 @@ LIBRARIES_BYTES = 1.2e9
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What is known of a model without its weights: values in all, in the layers, and trained ones."""
+    """What is known of a model without its weights: values in all, in the layers, and trained ones by tensor."""
 
     parameters: int
     layer_parameters: int
     dimension: int
     factors: tuple[NDArray[np.int64], ...]
+    tensors: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Plan:
         dataset: Silos and their sizes, for the time estimate.
         traffic: Bytes of one client in one round besides those of the sealing level.
         refusals: Why such a run would not start.
+        preparation: What the sealing level costs in a round that prepares the codec, if there are any.
     """
 
     resolved: Resolved
@@ -69,6 +72,7 @@ class Plan:
     dataset: Dataset
     traffic: Traffic
     refusals: list[str] = field(default_factory=list)
+    preparation: SealingPlan | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON, schema 1."""
@@ -83,6 +87,7 @@ class Plan:
             "relation": privacy.relation if privacy else None,
             "delta": privacy.delta if privacy else None,
             "observers": self.observers,
+            **stages(r),
             "noise_multiplier": r.facts.noise_multiplier if privacy else None,
             "noise_norm": signal.get("noise_norm"),
             "largest_signal": signal.get("largest_signal"),
@@ -91,7 +96,8 @@ class Plan:
             "parties": r.facts.parties,
             "survivors_demanded": r.trust.min_survivors,
             "honest_shares": r.trust.floor,
-            "rounds": config.schedule.rounds,
+            "rounds": config.rounds,
+            **self._preparation(),
             "trained_values": self.size.dimension,
             "contribution_values": r.system.pipeline.size or self.size.dimension,
             "bytes_up_per_client_round": round(self.sealing.upload_bytes + self.traffic.up),
@@ -100,6 +106,20 @@ class Plan:
             "memory_estimate_bytes": self._memory(),
             "sealing": asdict(self.sealing),
             "refusals": self.refusals,
+        }
+
+    def _preparation(self) -> dict[str, Any]:
+        """What the rounds that prepare the codec send, if there are any."""
+        preparation = self.resolved.system.preparation
+        if preparation is None or self.preparation is None:
+            return {}
+        mechanism = preparation.system.mechanism
+        return {
+            "preparation_rounds": preparation.rounds,
+            "preparation_values": preparation.system.pipeline.size or self.size.dimension,
+            "preparation_bytes_up_per_client_round": round(self.preparation.upload_bytes + self.traffic.up),
+            "preparation_noise_multiplier": mechanism.noise_multiplier if mechanism else None,
+            "preparation_note": "bytes down do not count the learned codec, whose size is known when it is there",
         }
 
     def _units_a_round(self) -> float:
@@ -118,10 +138,10 @@ class Plan:
         else:
             touched = float(schedule.local.steps * schedule.local.batch_size * self.resolved.facts.parties)
         tested = sum(map(len, self.dataset.test.values())) if self.dataset.test_public else 0
-        flops = 2.0 * self.size.layer_parameters * tokens * (3 * touched * schedule.rounds + 2 * tested)
+        flops = 2.0 * self.size.layer_parameters * tokens * (3 * touched * config.rounds + 2 * tested)
         threads = config.engine.threads or os.cpu_count() or 1
         speed = FLOPS_PER_THREAD["float32" if config.model.dtype == "float32" else "bfloat16"] * threads
-        return 30.0 + flops / speed + self.sealing.seconds * schedule.rounds
+        return 30.0 + flops / speed + self.sealing.seconds * config.rounds
 
     def _memory(self) -> int:
         config = self.resolved.config
@@ -145,7 +165,13 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
         config = with_target(config, target_epsilon)
     dataset = load_data(config.data)
     size = model_size(config)
-    resolved = resolve(config, dimension=size.dimension, parties=len(dataset.silos), factors=size.factors)
+    resolved = resolve(
+        config,
+        dimension=size.dimension,
+        parties=len(dataset.silos),
+        factors=size.factors,
+        layout=size.tensors,
+    )
     field_of_sum = sum_field(resolved, size.dimension)  # a run's field is made for the uncompressed vector
     sizes = round_sizes(config.codec, size.dimension, config.schedule.rounds)
     values = sizes[0]
@@ -161,7 +187,11 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
         config.schedule.server,
         encrypted=hands_sums_on(config.sealing),
     ).a_round()
-    return Plan(resolved, sealing, observers(resolved), size, dataset, traffic, _refusals(resolved, dataset))
+    first = None
+    if preparation := resolved.system.preparation:
+        first = _mean_forecast(resolved, field_of_sum, [preparation.system.pipeline.size or size.dimension])
+    refusals = _refusals(resolved, dataset)
+    return Plan(resolved, sealing, observers(resolved), size, dataset, traffic, refusals, first)
 
 
 def _mean_forecast(resolved: Resolved, field: Field, sizes: Sequence[int]) -> SealingPlan:
@@ -173,7 +203,7 @@ def _mean_forecast(resolved: Resolved, field: Field, sizes: Sequence[int]) -> Se
             field=field,
             parties=resolved.facts.parties,
             survivors=resolved.trust.min_survivors,
-            rounds=len(sizes),
+            rounds=resolved.config.rounds,
         )
         for size in set(sizes)
     }
@@ -247,11 +277,23 @@ def with_target(config: Config, target_epsilon: float) -> Config:
     return parse(raw)
 
 
-def observers(resolved: Resolved) -> list[dict[str, Any]]:
-    """One row an observer: epsilon of the whole run by every accountant, or the reason why there is none."""
+def planned_ledger(resolved: Resolved) -> Ledger:
+    """The ledger of a run that goes to its end without a retry."""
     ledger = resolved.ledger()
     for release in resolved.planned():
         ledger.charge(release)
+    return ledger
+
+
+def stages(resolved: Resolved) -> dict[str, Any]:
+    """Epsilon of each kind of release by itself, if there are several and the run promises anything."""
+    rows = planned_ledger(resolved).stages()
+    return {"stages": rows} if len(rows) > 1 and resolved.config.insecure_test_seed is None else {}
+
+
+def observers(resolved: Resolved) -> list[dict[str, Any]]:
+    """One row an observer: epsilon of the whole run by every accountant, or the reason why there is none."""
+    ledger = planned_ledger(resolved)
     insecure = INSECURE if resolved.config.insecure_test_seed is not None else None
     rows = []
     table = ledger.epsilons()
@@ -305,7 +347,8 @@ def model_size(config: Config) -> ModelSize:
     total = sum(p.numel() for p in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
     layout = layout_of(model, lora_spec(config.lora))
-    return ModelSize(total, total - embedding, layout.dimension, factors_of(layout))
+    tensors = tuple((tensor.name, tensor.shape) for tensor in layout.tensors)
+    return ModelSize(total, total - embedding, layout.dimension, factors_of(layout), tensors)
 
 
 def _refusals(resolved: Resolved, dataset: Dataset) -> list[str]:
@@ -314,8 +357,7 @@ def _refusals(resolved: Resolved, dataset: Dataset) -> list[str]:
     privacy = resolved.config.privacy
     if privacy is not None and privacy.max_epsilon is not None:
         ledger = resolved.ledger()
-        planned = resolved.planned()
-        if any(ledger.would_exceed(release) for release in planned):
+        if not all(ledger.admit(release) for release in resolved.planned()):
             found.append(
                 f"the planned releases exceed the budget of epsilon {privacy.max_epsilon:g}: the run would stop early"
             )

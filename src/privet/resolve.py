@@ -12,10 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.codecs.base import Layout
 from privet.config import Config, PrivacyConfig
 from privet.errors import PrivetError
 from privet.pipeline import CodecLike
-from privet.privacy.events import AnyRelease, NoGuarantee
+from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
 from privet.privacy.observers import TrustModel
 from privet.systems import Facts, System, compose
@@ -50,22 +51,20 @@ class Resolved:
         """The same run with another codec: the grid follows the code's size, the noise multiplier stays."""
         return compose(self.config, replace(self.facts, codec=codec))
 
+    @property
+    def rounds(self) -> int:
+        """Rounds of the protocol: those of the preparation, and T that move the adapter."""
+        return self.config.rounds
+
     def planned(self) -> list[AnyRelease]:
         """All releases of a run that goes to its end without a retry."""
-        return planned_releases(self.system, self.config.schedule.rounds)
+        return self.system.releases(self.config.schedule.rounds)
 
 
 def open_ledger(config: Config, trust: TrustModel) -> Ledger:
     """An empty ledger under the configuration's unit, relation, delta and budget."""
     p = config.privacy or NO_PRIVACY
     return Ledger(p.unit, p.relation, p.delta, p.max_epsilon, trust=trust)
-
-
-def planned_releases(system: System, rounds: int) -> list[AnyRelease]:
-    """All releases of ``rounds`` rounds of a system."""
-    if isinstance(system.release, NoGuarantee):
-        return [system.release]
-    return [system.release.times(system.release.count * rounds)]
 
 
 def trust_model(config: Config, parties: int) -> TrustModel:
@@ -82,7 +81,9 @@ def trust_model(config: Config, parties: int) -> TrustModel:
             given=survivors,
             allowed=f"at most {parties}, the number of clients",
         )
-    if config.privacy is None or config.system.kind == "dp_lora":
+    # Without a seal the server sees each message by itself, so each carries all of the noise.
+    unsealed = config.system.kind == "dr_encoder" and config.sealing.kind == "none"
+    if config.privacy is None or config.system.kind == "dp_lora" or unsealed:
         return TrustModel(parties, survivors, noise="local")
     colluders = config.privacy.trust.colluders
     if colluders >= survivors:
@@ -104,6 +105,7 @@ def resolve(
     clip_norm: float = 1.0,
     codec: CodecLike | None = None,
     factors: Factors = (),
+    layout: Layout = (),
 ) -> Resolved:
     """Fill in what a configuration leaves open, and compose.
 
@@ -114,6 +116,7 @@ def resolve(
         clip_norm: Clip norm for ``privacy.clip_norm: public``; epsilon does not depend on it.
         codec: The codec, or ``None`` for the identity.
         factors: Positions of each kind of factor; all values are one factor when absent.
+        layout: Names and shapes of the trained tensors; one tensor of all values when absent.
 
     Raises:
         PrivetError: if no noise reaches the target, or the composition is unsound.
@@ -122,9 +125,10 @@ def resolve(
     facts = Facts(
         dimension=dimension,
         parties=parties,
-        floor=trust.floor,
+        floor=1 if trust.noise == "local" else trust.floor,
         codec=codec,
         factors=factors or (np.arange(dimension, dtype=np.int64),),
+        layout=layout,
     )
     privacy = config.privacy
     if privacy is None:
@@ -150,6 +154,6 @@ def _calibrated(config: Config, target: float | None, facts: Facts, trust: Trust
 
     def releases(multiplier: float) -> list[AnyRelease]:
         system = compose(config, replace(facts, noise_multiplier=multiplier))
-        return planned_releases(system, config.schedule.rounds)
+        return system.releases(config.schedule.rounds)
 
     return open_ledger(config, trust).calibrate(releases, target)

@@ -22,7 +22,7 @@ from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.lora import factors_of
-from privet.material import Material, public_clip_norm
+from privet.material import Material, layout_of, public_clip_norm, public_update_norm
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import INSECURE, privacy_statement
@@ -120,13 +120,20 @@ class _Run:
         clip = 1.0
         if self.config.privacy is not None and self.config.privacy.clip_norm == "public":
             self.observe("stage", {"name": "measuring the clip norm on public records"})
-            clip = self._kept("clip_norm", lambda: public_clip_norm(material))
+            local, system = self.config.schedule.local, self.config.system
+            batches = system.kind == "dp_lora" and system.faithful
+            whole = self.config.privacy.unit == "client" and not batches
+            clip = self._kept(
+                "clip_norm",
+                lambda: public_update_norm(material, local) if whole else public_clip_norm(material),
+            )
         return resolve(
             self.config,
             dimension=material.trainer.dimension,
             parties=self.cast.size(material),
             clip_norm=clip,
             factors=factors_of(material.trainer.backbone.layout),
+            layout=layout_of(material),
         )
 
     def _kept(self, name: str, make: Callable[[], float]) -> float:
@@ -193,7 +200,7 @@ class _Run:
             row = {"schema": SCHEMA, **facts}
             row |= {name: self.totals[name] for name in ("bytes_up", "bytes_down")}
             if self.config.engine.diagnostics and self.federation.clients:
-                system = self.federation.server.system
+                system = self.federation.server.system.at(facts["round"])
                 row["simulated"] = simulated(self.federation.clients, system.mechanism, facts["round"])
             self.folder.append("rounds.jsonl", row)
             facts = row
@@ -269,6 +276,7 @@ class _Run:
         )
         if resolved.config.insecure_test_seed is not None:
             statement |= {"epsilon": "none", "reason": INSECURE, "guarantee": f"none: {INSECURE}"}
+            statement.pop("stages", None)
         return statement
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from privet.aggregate import Aggregator
 from privet.errors import PrivetError
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
+from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
 from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
 from privet.sealing.base import Message, Opened, SealingServer
@@ -49,8 +50,8 @@ class Server:
     """Runs a system over its parties.
 
     Attributes:
-        system: The composition at the start; its release is what every round is charged.
-        rounds: Rounds T.
+        system: The composition at the start; its releases are what rounds are charged.
+        rounds: Rounds in all, those of a preparation first.
         attempts: Tries of one round.
         run: Name of the run, which enters signatures.
         sealing: Server half of the level.
@@ -118,11 +119,16 @@ class Server:
                 hint="start the missing clients and resume the run",
             )
 
+    @property
+    def _release(self) -> AnyRelease:
+        """What the round that is due releases."""
+        return self.system.at(self.progress.number).release
+
     def _admit(self) -> bool:
         """Whether the budget allows the round that is due; a round that is already charged needs no second charge."""
         if self.progress.charged == self.progress.round:
             return True
-        if self.ledger.would_exceed(self.system.release):
+        if self.ledger.would_exceed(self._release):
             self.progress.stopped = "the next release would exceed the privacy budget"
             self.observe("stopped", {"reason": self.progress.stopped})
             self.save(self)
@@ -132,7 +138,7 @@ class Server:
     def _charge(self) -> None:
         """Write the release down before it happens; what is charged stays charged even if nothing gets opened."""
         if self.progress.charged != self.progress.round:
-            self.ledger.charge(self.system.release)
+            self.ledger.charge(self._release)
             self.progress.charged = self.progress.round
             self.save(self)
 
@@ -157,7 +163,7 @@ class Server:
         opened = yield from self.sealing.open(due, self.size, bodies)
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
-        return Opened(opened.survivors, opened.total, opened.ciphertext, {**replies.failed, **opened.refused})
+        return replace(opened, refused={**replies.failed, **opened.refused})
 
     def _broadcast(self) -> Body:
         if self.aggregator is not None:
@@ -178,7 +184,7 @@ class Server:
         """Let the aggregator take the sum in, wherever it is; returns the norm of the direction if known here."""
         norm = None
         if self.aggregator is not None and opened.total is not None:
-            norm = self.aggregator.apply(self.progress.round, opened.total)
+            norm = self.aggregator.apply(self.progress.round, opened.total, opened.apart)
             self.size = self.aggregator.size
         else:
             yield from self._designate(opened)
@@ -218,8 +224,10 @@ class Server:
         self.save(self)
 
     def _facts(self, opened: Opened, norm: float | None, seconds: float) -> dict[str, Any]:
+        number, prepared = self.progress.number - 1, self.system.prepared_by
         return {
-            "round": self.progress.number - 1,
+            "round": number,
+            **({"stage": 1 if number < prepared else 2} if prepared else {}),
             "attempt": self.progress.charged.attempt if self.progress.charged else 0,
             "survivors": list(opened.survivors),
             "missing": {str(party): reason for party, reason in opened.refused.items()},

@@ -10,7 +10,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,9 +88,9 @@ class SiteLedger:
             SealingRefused: if the run's guarantee is of another kind than this site's ledger, or what it plans would
                 exceed the site's epsilon.
         """
-        policy, release, asked = self.policy, resolved.system.release, resolved.ledger()
+        policy, planned, asked = self.policy, resolved.planned(), resolved.ledger()
         if policy.max_epsilon is not None:
-            if isinstance(release, NoGuarantee):
+            if any(isinstance(release, NoGuarantee) for release in planned):
                 raise SealingRefused("policy-epsilon", "the run has no finite epsilon; this site demands one")
             if (asked.unit, asked.relation) != (policy.unit, policy.relation):
                 raise SealingRefused(
@@ -99,12 +100,14 @@ class SiteLedger:
                 )
         account = RunAccount(self, checked_name(run), resolved)
         runs = self.runs()
-        missing = resolved.config.schedule.rounds * count_of(release) - account.charged(runs)
-        if not account.affords(runs, max(missing, 0)):
-            planned = self.epsilon(account.after(runs, missing))
+        done = account.charged(runs)
+        left = [(release, count_of(release) - done.get(release.name, 0)) for release in planned]
+        missing = [times(release, count) for release, count in left if count > 0]
+        if not account.affords(runs, missing):
+            epsilon = self.epsilon(account.after(runs, missing))
             raise SealingRefused(
                 "policy-epsilon",
-                f"epsilon {self.epsilon(runs):.4g} is spent and the run would take it to {planned:.4g}; this site "
+                f"epsilon {self.epsilon(runs):.4g} is spent and the run would take it to {epsilon:.4g}; this site "
                 f"allows {policy.max_epsilon}",
             )
         return account
@@ -144,6 +147,11 @@ def count_of(release: AnyRelease) -> int:
     return 1 if isinstance(release, NoGuarantee) else release.count
 
 
+def times(release: AnyRelease, count: int) -> AnyRelease:
+    """The release ``count`` times; what has no guarantee counts once."""
+    return release if isinstance(release, NoGuarantee) else release.times(count)
+
+
 @dataclass
 class RunAccount:
     """One run's part of a site's ledger, and the guard that a client asks before it answers a round.
@@ -157,37 +165,36 @@ class RunAccount:
     site: SiteLedger
     run: str
     resolved: Resolved
-    _known: dict[frozenset[str], int] = field(default_factory=dict)
+    _known: dict[frozenset[str], Counter[str]] = field(default_factory=dict)
 
-    @property
-    def release(self) -> AnyRelease:
-        """What one round releases."""
-        return self.resolved.system.release
+    def charged(self, runs: Runs) -> Counter[str]:
+        """Releases of this run so far, by their names."""
+        counts: Counter[str] = Counter()
+        for each in runs[self.run].releases if self.run in runs else ():
+            counts[each.name] += count_of(each)
+        return counts
 
-    def charged(self, runs: Runs) -> int:
-        """Releases of this run so far."""
-        return sum(count_of(each) for each in runs[self.run].releases) if self.run in runs else 0
-
-    def after(self, runs: Runs, extra: int) -> dict[str, Ledger]:
-        """The ledgers with ``extra`` more releases of this run."""
+    def after(self, runs: Runs, more: Sequence[AnyRelease]) -> dict[str, Ledger]:
+        """The ledgers with ``more`` releases of this run."""
         ledger = self.resolved.ledger()
         for each in runs[self.run].releases if self.run in runs else ():
             ledger.charge(each)
-        if extra:
-            release = self.release
-            ledger.charge(release if isinstance(release, NoGuarantee) else release.times(extra))
+        for each in more:
+            ledger.charge(each)
         return {**runs, self.run: ledger}
 
-    def affords(self, runs: Runs, extra: int) -> bool:
-        """Whether ``extra`` more releases keep to the site's epsilon; what was found affordable is remembered."""
+    def affords(self, runs: Runs, more: Sequence[AnyRelease]) -> bool:
+        """Whether ``more`` releases keep to the site's epsilon; what was found affordable is remembered."""
         limit = self.site.policy.max_epsilon
-        if limit is None or not extra:
+        if limit is None or not more:
             return True
         # Releases of other runs that are charged meanwhile make the answer another one.
         others = frozenset(f"{name} {ledger.to_json()}" for name, ledger in runs.items() if name != self.run)
-        wanted = self.charged(runs) + extra
-        if wanted > self._known.get(others, 0):
-            if self.site.epsilon(self.after(runs, extra)) > limit:
+        wanted = self.charged(runs)
+        for each in more:
+            wanted[each.name] += count_of(each)
+        if not wanted <= self._known.get(others, Counter()):
+            if self.site.epsilon(self.after(runs, more)) > limit:
                 return False
             self._known[others] = wanted
         return True
@@ -198,13 +205,13 @@ class RunAccount:
         Raises:
             SealingRefused: if there were too many attempts, or the site's epsilon would be exceeded.
         """
-        policy, extra = self.site.policy, count_of(self.release)
+        policy, release = self.site.policy, self.resolved.system.at(due.number).release
         if due.attempt >= policy.max_attempts:
             asked = f"attempt {due.attempt + 1} at round {due.number}"
             raise SealingRefused("policy-attempts", f"{asked}; this site answers {policy.max_attempts}")
         with self.site.alone():
             runs = self.site.runs()
-            if not self.affords(runs, extra):
+            if not self.affords(runs, [release]):
                 what = f"one more release would exceed epsilon {policy.max_epsilon}"
                 raise SealingRefused("policy-epsilon", what)
-            self.site.write(self.after(runs, extra))
+            self.site.write(self.after(runs, [release]))

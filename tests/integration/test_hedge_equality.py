@@ -69,9 +69,9 @@ def run_hedge(
     opened: list[Integers] = []
     apply = f.server.aggregator.apply
 
-    def recording(round_id: RoundId, total: Integers) -> float:
+    def recording(round_id: RoundId, total: Integers, apart: Any) -> float:
         opened.append(total)
-        return apply(round_id, total)
+        return apply(round_id, total, apart)
 
     f.server.aggregator.apply = recording  # type: ignore[method-assign]  # a spy
     f.engine.run(f.server.steps())
@@ -135,7 +135,7 @@ def test_the_sum_of_real_shares_has_the_accounted_variance() -> None:
         assert mechanism is not None
         squares, count = 0.0, 0
 
-        def collect(round_id: RoundId, total: Integers) -> float:
+        def collect(round_id: RoundId, total: Integers, apart: Any) -> float:
             nonlocal squares, count
             squares += float((total.astype(np.float64) ** 2).sum())
             count += len(total)

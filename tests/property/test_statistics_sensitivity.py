@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from privet.codecs import StatisticsCode
+from privet.mechanism import GaussianMechanism
+from privet.pipeline import Encode, Pass, Pipeline, Units
 from privet.privacy.two_stage import statistics_message
+from privet.protocol import RoundId
+from privet.system_config import Groups, Prior
+from privet.systems.parts import noised
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 NORMS = st.floats(1e-3, 1e3)
@@ -70,3 +78,45 @@ def test_clip_and_statistics_commute(sizes: list[int], seed: int) -> None:
     lengths = np.linalg.norm(unclipped, axis=1, keepdims=True)
     after = unclipped * np.minimum(1.0, 1.0 / np.maximum(lengths, 1e-300))
     np.testing.assert_allclose(after, before, atol=1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([(1,), (3, 5), (8, 2), (40,)]), min_size=1, max_size=30),
+    st.sampled_from(["mean", "mean_std", "moments"]),
+    st.sampled_from(["tensor", "kind", "all"]),
+    NORMS,
+    SCALES,
+    SEEDS,
+)
+def test_what_stage_one_sends_is_bounded_for_any_number_of_layers(
+    shapes: list[tuple[int, ...]], prior: Prior, groups: Groups, norm: float, scale: float, seed: int
+) -> None:
+    """The pipeline that runs: integers within the accounted bound, which is C and at most 1 % for rounding."""
+    layout = tuple((f"layer.{i}", shape) for i, shape in enumerate(shapes))
+    code = StatisticsCode(layout, prior, 4, groups)
+    mechanism = GaussianMechanism(norm, 2.0, code.size)
+    assert mechanism.grid.bound * mechanism.grid.step <= 1.01 * norm * (1 + 1e-9)
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    rows = updates(sizes, scale, seed).astype(np.float32)
+    rows[1, 0] = np.nan
+    clip, rounding, _ = noised(mechanism, 1.0, 1)
+    stages = Pipeline([Encode(code), clip, rounding])
+    for row, damaged in zip(rows, (False, True), strict=True):
+        sent = stages.forward([Units(("a",), row[None])], sum(sizes), Pass(RoundId(0), _Keys()))
+        assert sum(int(value) ** 2 for value in sent) <= mechanism.grid.bound**2
+        assert not (damaged and sent.any())
+    if scale == 1.0 and prior == "mean_std" and np.linalg.norm(rows[0]) > 2 * norm:
+        sent = stages.forward([Units(("a",), rows[:1])], sum(sizes), Pass(RoundId(0), _Keys()))
+        assert np.linalg.norm(sent) > 0.97 * mechanism.grid.bound, (
+            "the bound is attained, for few layers as for many"
+        )
+
+
+class _Keys:
+    """Fixed rounding; no noise is drawn here."""
+
+    def noise(self, purpose: str) -> bytes:
+        raise AssertionError(purpose)
+
+    def rounding(self, units: Sequence[str]) -> list[bytes]:
+        return [bytes(32) for _ in units]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.codec_schedule import CodecSchedule
+from privet.codecs import Layout
 from privet.config import Config, LocalConfig, parse
 from privet.federation import Federation, Secrets, federate
 from privet.resolve import resolve
@@ -117,20 +118,26 @@ def federation(
     *,
     trainer: type[ToyTrainer] = ToyTrainer,
     dimension: int = DIMENSION,
+    layout: Layout | None = None,
+    observe: Any = lambda kind, facts: None,
     **options: Any,
 ) -> Federation:
     """The parties of a toy run, with one trainer a silo."""
-    resolved = resolve(config, dimension=dimension, parties=len(parts))
+    layout = layout or (("w", (dimension,)),)
+    resolved = resolve(config, dimension=dimension, parties=len(parts), layout=layout)
     assert config.insecure_test_seed is not None
     secrets = [Secrets.of_test_seed(config.insecure_test_seed, party) for party in range(len(parts))]
     places = [Workplace(f"silo{i}", trainer(dimension), list(part), 16) for i, part in enumerate(parts)]
     schedule = CodecSchedule(
         config.codec,
-        [("w", (dimension,))],
+        layout,
         config.seed,
         config.schedule.rounds,
-        private=config.privacy is not None,
+        private=config.privacy is not None
+        and not (config.system.kind == "dr_encoder" and config.system.faithful),
         sealed=config.sealing.kind != "none",
+        learns=config.system.preparation_rounds > 0,
+        observe=observe,
     )
     initial = np.zeros(dimension, np.float32)
-    return federate(resolved, places, secrets, initial, schedule, run="toy", **options)
+    return federate(resolved, places, secrets, initial, schedule, run="toy", observe=observe, **options)

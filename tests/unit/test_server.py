@@ -185,9 +185,9 @@ def test_trap_06_the_denominator_is_public() -> None:
     assert dropped.server.aggregator is not None
     apply = dropped.server.aggregator.apply
 
-    def recording(round_id: RoundId, total: Any) -> float | None:
+    def recording(round_id: RoundId, total: Any, apart: Any) -> float | None:
         totals.append(total)
-        return apply(round_id, total)
+        return apply(round_id, total, apart)
 
     dropped.server.aggregator.apply = recording  # type: ignore[method-assign]  # a spy
     dropped.engine.run(dropped.server.steps())

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.encoder import LAYOUT, encoder
 from support.toy import DIMENSION, config, examples, federation, split
 
 from privet.config import Config
 from privet.keys import SecretStore
+from privet.plan import planned_ledger
 from privet.protocol import RoundId
 from privet.resolve import Resolved, resolve
 from privet.sealing.base import SealingRefused
@@ -84,7 +86,7 @@ def test_more_answers_than_planned_stop_at_the_sites_epsilon(tmp_path: Path) -> 
         account.admit(RoundId(number, 1))
     with pytest.raises(SealingRefused, match="policy-epsilon"):
         account.admit(RoundId(4))
-    assert account.charged(account.site.runs()) == 4
+    assert account.charged(account.site.runs()).total() == 4
 
 
 def test_two_jobs_of_a_site_see_each_others_charges(tmp_path: Path) -> None:
@@ -155,3 +157,19 @@ def test_the_local_engines_client_asks_its_guard_before_it_answers(tmp_path: Pat
     kept = json.loads((tmp_path / "1" / ENTRY).read_text(encoding="utf-8"))["runs"]["run"]["events"]
     assert [event["count"] for event in kept] == [4]
     assert ENTRY not in sites[0].store
+
+
+def test_trap_11_a_site_charges_both_stages_of_dr_encoder(tmp_path: Path) -> None:
+    """The plan that a site checks holds both, and each answer is charged as what it is."""
+    run = resolve(encoder(insecure_test_seed=None), dimension=DIMENSION, parties=4, layout=LAYOUT)
+    planned = planned_ledger(run)
+    epsilon = planned.epsilon().value
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        ledger(tmp_path / "a", unit="client", relation="zero-out", max_epsilon=epsilon * 0.999).open("r", run)
+    site = ledger(tmp_path / "b", unit="client", relation="zero-out", max_epsilon=epsilon * 1.0001)
+    account = site.open("r", run)
+    for number in range(run.rounds):
+        account.admit(RoundId(number))
+    assert site.runs()["r"].releases == planned.releases
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        account.admit(RoundId(0, 1))

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from privet.cli.tables import epsilon_table, facts_table
+from privet.cli.tables import epsilon_table, facts_table, stage_table
 from privet.report import numbers
 from privet.report.record import ObserverRow
 
@@ -21,9 +21,12 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
     rows = [_observer(row) for row in plan["observers"]]
     sealing = plan["sealing"]
     ratio = plan.get("noise_to_signal")
+    first = plan.get("preparation_bytes_up_per_client_round")
+    stage_one = None if first is None else f"{numbers.size(first)}, {plan['preparation_rounds']} times"
     facts = {
         "noise multiplier": numbers.number(plan.get("noise_multiplier")),
         "noise over largest possible signal": f"{numbers.number(ratio)} (norms, in one round)",
+        "up, a client and release of stage 1": stage_one,
         "up, a client and round": numbers.size(plan["bytes_up_per_client_round"]),
         "down, a client and round": numbers.size(plan["bytes_down_per_client_round"]),
         "time, about": numbers.duration(plan["seconds_estimate"]),
@@ -32,8 +35,10 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
         "who can open one contribution": sealing["who_can_open"],
         "who sees the sum": sealing["who_sees_sum"],
     }
+    stages = stage_table(plan.get("stages", ()), promise)
     parts: list[RenderableType] = [
         epsilon_table(f"{plan['system']}: ε per observer ({promise})", rows),
+        *([stages] if stages else []),
         facts_table("Cost and trust", {name: value for name, value in facts.items() if value is not None}),
     ]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in sealing.get("warnings", [])]

@@ -49,10 +49,11 @@ def show_run(run: RunArgument, json_: JsonOption = False) -> None:
     if json_:
         answer(record.as_dict())
         return
-    from privet.cli.tables import cost_lines, promise_table, silo_table
+    from privet.cli.tables import cost_lines, promise_table, promise_words, silo_table, stage_table
 
     show(f"{record.name}: {record.system}, {record.state_text}", "")
-    show(silo_table(record), promise_table(record), cost_lines(record))
+    stages = stage_table(record.stages, promise_words(record.promise))
+    show(silo_table(record), promise_table(record), *([stages] if stages else []), cost_lines(record))
 
 
 @app.command()

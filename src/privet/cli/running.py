@@ -80,7 +80,7 @@ def run(
 
     folder = out or default_folder(loaded)
     try:
-        with observer(stderr_console(), loaded.schedule.rounds) as shown, stdout_is_for_answers():
+        with observer(stderr_console(), loaded.rounds) as shown, stdout_is_for_answers():
             result = start(loaded, source, folder, resume=resume, fresh=fresh, observe=shown)
     except KeyboardInterrupt:
         overrides = [part for assignment in set_ or () for part in ("--set", assignment)]
@@ -95,9 +95,10 @@ def run(
 
 
 def _show_result(record: RunRecord, result: dict[str, Any]) -> None:
-    from privet.cli.tables import cost_lines, promise_table, silo_table
+    from privet.cli.tables import cost_lines, promise_table, promise_words, silo_table, stage_table
 
-    show(silo_table(record), promise_table(record), cost_lines(record))
+    stages = stage_table(record.stages, promise_words(record.promise))
+    show(silo_table(record), promise_table(record), *([stages] if stages else []), cost_lines(record))
     if result.get("stopped"):
         say(f"The run stopped early: {result['stopped']}")
 

@@ -47,10 +47,7 @@ def promise_table(record: RunRecord) -> Table | str:
     """Epsilon per observer, under the unit, relation and delta that it is about."""
     if not record.observers:
         return "No privacy statement yet: the run has not come that far."
-    promise = record.promise
-    head = f"unit {promise['unit']}, relation {promise['relation']}, δ = {numbers.delta(promise['delta'])}"
-    table = epsilon_table(f"ε per observer ({head})", record.observers)
-    return table
+    return epsilon_table(f"ε per observer ({promise_words(record.promise)})", record.observers)
 
 
 def epsilon_table(title: str, rows: Sequence[ObserverRow]) -> Table:
@@ -77,6 +74,32 @@ def epsilon_table(title: str, rows: Sequence[ObserverRow]) -> Table:
     if notes:
         table.caption = f"CLT: {'; '.join(sorted(notes))}. The guarantee is the column ε."
     return table
+
+
+def stage_table(stages: Sequence[Mapping[str, Any]], about: str) -> Table | str:
+    """What each kind of release costs by itself; nothing if there is one kind only.
+
+    Args:
+        stages: Rows as in ``privacy.json``.
+        about: Unit, relation and delta.
+    """
+    if not stages:
+        return ""
+    table = _table(f"ε of each stage by itself, against the {stages[0]['observer']} ({about})")
+    for name in ("stage", "releases", "noise multiplier", "ε", "method"):
+        table.add_column(name, justify="left" if name in ("stage", "method") else "right")
+    for row in stages:
+        value = None if row["value"] == "none" else float(row["value"])
+        noise = numbers.number(row["noise_multiplier"])
+        table.add_row(row["name"], str(row["count"]), noise, numbers.epsilon(value), row["method"])
+    table.caption = "The promise is ε of all stages composed, in the table above: less than the sum of these."
+    return table
+
+
+def promise_words(promise: Mapping[str, Any]) -> str:
+    """Unit, relation and delta, as a title names them."""
+    delta = numbers.delta(promise["delta"])
+    return f"unit {promise['unit']}, relation {promise['relation']}, δ = {delta}"
 
 
 def cost_lines(record: RunRecord) -> str:

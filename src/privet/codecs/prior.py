@@ -1,9 +1,10 @@
 """What stage 1 of DR-Encoder sends, and the synthetic updates that are drawn from it (arXiv 2412.17053).
 
-For every tensor l with d numbers a client sends z = (sqrt(d) mean, sqrt(d) std). Since d (mean^2 + std^2) is
-the squared norm of that tensor, the message is as long as the update itself, for any number of layers: the
-sensitivity of the clipped message does not grow with the layers (two-stage theorem, stage 1). ``moments``
-adds signed roots of power sums, (sum g^3)^(1/3) and (sum g^4)^(1/4), each at most the tensor's norm.
+For every group l of tensors with d numbers a client sends z = (sqrt(d) mean, sqrt(d) std). Since d (mean^2 +
+std^2) is the squared norm of that group, the message is as long as the update itself, for any number of groups:
+the sensitivity of the clipped message does not grow with the layers (two-stage theorem, stage 1). ``moments``
+adds signed roots of power sums, (sum g^3)^(1/3) and (sum g^4)^(1/4), each at most the group's norm. A group is a
+tensor, all tensors of one kind, or the whole update.
 
 :class:`StatisticsCode` has the shape of a codec, so that stage 1 runs through the same pipeline as stage 2:
 encode, clip, round, noise, seal. Its decoder hands back the mean message, which :meth:`StatisticsCode.read`
@@ -16,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,9 @@ from privet.codecs.base import (
     size_of,
     slices_of,
 )
+from privet.codecs.stacking import stacks_of
+from privet.system_config import Groups, Prior
 
-Prior = Literal["mean", "mean_std", "moments"]
 PUBLIC_STD = 1.0
 """Standard deviation of synthetic updates under ``prior: mean``, which releases none."""
 LARGEST_KURTOSIS = 40.0
@@ -103,12 +105,16 @@ class TensorStatistics:
 
 @dataclass(frozen=True)
 class StatisticsCode(LinearCodec):
-    """Stage 1's message, float32 [b, D] to [b, m L]: m statistics of each of L tensors.
+    """Stage 1's message, float32 [b, D] to [b, m L]: m statistics of each of L groups of tensors.
+
+    All statistics scale with the update, so a clip of the message is the message of an update that was clipped over
+    all its tensors jointly.
 
     Attributes:
         layout: Names and shapes.
         prior: Which statistics.
         moments: Highest moment under ``moments``: 3 or 4.
+        groups: ``tensor``, ``kind`` (all tensors of one kind over the layers) or ``all``.
     """
 
     kind: ClassVar[str] = "statistics"
@@ -117,46 +123,75 @@ class StatisticsCode(LinearCodec):
     layout: tuple[tuple[str, tuple[int, ...]], ...]
     prior: Prior = "mean_std"
     moments: int = 4
+    groups: Groups = "tensor"
 
     @property
     def dimension(self) -> int:
         """D."""
         return dimension_of(self.layout)
 
+    @cached_property
+    def group_of(self) -> NDArray[np.int64]:
+        """The group of each tensor, int64, from 0."""
+        if self.groups == "tensor":
+            return np.arange(len(self.layout))
+        found = np.zeros(len(self.layout), np.int64)
+        if self.groups == "kind":
+            stacks = stacks_of(self.layout)
+            number = {name: index for index, stack in enumerate(stacks) for name in stack.names}
+            found[:] = [number[name] for name, _ in self.layout]
+        return found
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Numbers d in each group, int64 [L]."""
+        sizes = np.array([size_of(shape) for _, shape in self.layout], np.int64)
+        return np.bincount(self.group_of, sizes).astype(np.int64)
+
     @property
-    def per_tensor(self) -> int:
-        """Statistics of one tensor m."""
+    def per_group(self) -> int:
+        """Statistics of one group m."""
         return {"mean": 1, "mean_std": 2, "moments": self.moments}[self.prior]
 
     @property
     def size(self) -> int:
         """Numbers in the message, m L."""
-        return self.per_tensor * len(self.layout)
+        return self.per_group * len(self.counts)
 
     @property
     def norm_bound(self) -> float:
         """Longest message, in lengths of the update: 1 for mean and std, sqrt(m - 1) beyond."""
-        return math.sqrt(max(1, self.per_tensor - 1))
+        return math.sqrt(max(1, self.per_group - 1))
 
     def encode(self, batch: FloatArray) -> FloatArray:
-        """Messages [b, m L]; all statistics of a tensor lie together."""
+        """Messages [b, m L]; all statistics of a group lie together."""
         rows = as_batch(batch, self.dimension).astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            columns = [self._describe(rows[:, where]) for where in slices_of(self.layout).values()]
+            columns = [self._describe(part) for part in self._parts(rows)]
         return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def _parts(self, rows: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """The groups' numbers, float64 [b, d] each."""
+        if self.groups == "all":
+            return [rows]
+        where = list(slices_of(self.layout).values())
+        if self.groups == "tensor":
+            return [rows[:, one] for one in where]
+        members = [np.flatnonzero(self.group_of == group) for group in range(len(self.counts))]
+        return [np.concatenate([rows[:, where[i]] for i in chosen], axis=1) for chosen in members]
 
     def decode(self, total: NDArray[np.floating[Any]]) -> FloatArray:
         """The mean message [m L] itself: there is no update to go back to."""
         return as_code(total, self.size).astype(np.float32)
 
     def read(self, mean_message: FloatArray) -> TensorStatistics:
-        """The statistics in the clients' mean message [m L]; an impossible one becomes the nearest possible.
+        """The statistics in the clients' mean message [m L], of each tensor those of its group.
 
-        Under ``moments`` a mean of roots stands for the root of a mean, which is exact for equal clients
-        only.
+        An impossible one becomes the nearest possible. Under ``moments`` a mean of roots stands for the root of a
+        mean, which is exact for equal clients only.
         """
-        table = as_code(mean_message, self.size).reshape(len(self.layout), self.per_tensor)
-        counts = np.array([size_of(shape) for _, shape in self.layout], np.float64)
+        table = as_code(mean_message, self.size).reshape(len(self.counts), self.per_group)[self.group_of]
+        counts = self.counts[self.group_of].astype(np.float64)
         mean = table[:, 0] / np.sqrt(counts)
         if self.prior == "mean":
             return TensorStatistics(self.layout, mean, np.full(len(counts), PUBLIC_STD))
@@ -177,11 +212,11 @@ class StatisticsCode(LinearCodec):
 
     def to_body(self) -> Mapping[str, Any]:
         """Nothing but the choice travels; every party knows the layout."""
-        return {"kind": self.kind, "prior": self.prior, "moments": self.moments}
+        return {"kind": self.kind, "prior": self.prior, "moments": self.moments, "groups": self.groups}
 
     def _describe(self, part: NDArray[np.float64]) -> NDArray[np.float64]:
         root = math.sqrt(part.shape[1])
-        columns = [root * part.mean(axis=1), root * part.std(axis=1)][: self.per_tensor]
+        columns = [root * part.mean(axis=1), root * part.std(axis=1)][: self.per_group]
         if self.prior == "moments":
             # Scaled to a largest entry of one, so that powers neither overflow nor vanish.
             peak = np.abs(part).max(axis=1)

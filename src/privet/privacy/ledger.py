@@ -112,6 +112,30 @@ class Ledger:
             table[observer.name] = by_factor[factor]
         return table
 
+    def stages(self) -> list[dict[str, Any]]:
+        """What each kind of release costs by itself at the whole delta, against the worst observer; for reading.
+
+        One row a name: ``name``, ``observer``, ``count``, ``noise_multiplier`` and ``value`` with ``method``, or the
+        word ``none`` with ``reason``. The guarantee is that of all together, which is less than the sum of these rows.
+        """
+        rows: list[dict[str, Any]] = []
+        for name in dict.fromkeys(release.name for release in self._releases):
+            members = [release for release in self._releases if release.name == name]
+            found = compute(self.trust.seen_by(self.trust.worst, members), self.delta, self.relation)
+            first, value = members[0], found.headline.value
+            rows.append(
+                {
+                    "name": name,
+                    "observer": self.trust.worst.name,
+                    "count": sum(getattr(release, "count", 1) for release in members),
+                    "noise_multiplier": getattr(first, "noise_multiplier", None),
+                    "value": "none" if value is None else value,
+                    "method": found.headline.method,
+                    **({"reason": found.reason} if found.reason else {}),
+                }
+            )
+        return rows
+
     def diagnostic(self, survivors: int) -> dict[str, float]:
         """Headline epsilon by observer had each sum held ``survivors`` shares; a diagnostic, no promise."""
         return {

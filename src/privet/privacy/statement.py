@@ -84,6 +84,7 @@ def privacy_statement(
         else {o.name: _row(o, table[o.name]) for o in ledger.trust.observers()},
         **({"reason": guarantee.reason} if guarantee.reason else {}),
         "guarantee": _sentence(ledger, guarantee),
+        **({"stages": stages} if len(stages := ledger.stages()) > 1 else {}),
         "budget_epsilon": ledger.budget_epsilon,
         "mechanism": mechanism,
         "clip_norm": clip_norm,

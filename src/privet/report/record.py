@@ -124,8 +124,10 @@ class RunRecord:
 
     @property
     def planned_rounds(self) -> int:
-        """Rounds asked for."""
-        return int(self.config.get("schedule", {}).get("rounds", 0))
+        """Rounds asked for, those that prepare a codec included."""
+        system = self.config["system"]
+        prepare = system.get("collections", system.get("statistics", {}).get("releases", 0))
+        return int(self.config.get("schedule", {}).get("rounds", 0)) + int(prepare)
 
     @property
     def state(self) -> str:
@@ -178,6 +180,11 @@ class RunRecord:
             ObserverRow(name, description, None, "none", inside=inside, reason=reason)
             for name, description, inside in _observers_of(self.privacy.get("trust_model"))
         )
+
+    @property
+    def stages(self) -> tuple[Mapping[str, Any], ...]:
+        """Epsilon of each kind of release by itself, as ``privacy.json`` has it; empty if there is one kind only."""
+        return tuple((self.privacy or {}).get("stages", ()))
 
     @property
     def worst(self) -> ObserverRow | None:
@@ -245,6 +252,7 @@ class RunRecord:
                 for row in self.observers
             ],
             "worst_observer": worst.name if worst else None,
+            **({"stages": list(self.stages)} if self.stages else {}),
             "before": {metric: self.mean("before", metric) for metric in ("accuracy", "nll")},
             "after": {metric: self.mean("after", metric) for metric in ("accuracy", "nll")},
             "silos": [

@@ -8,7 +8,7 @@ public grid, already clipped, noised and range-checked: sealing only adds modulo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,12 +63,14 @@ class Opened:
         total: Sum of the survivors' values, int64 ``[count]``; ``None`` where the server cannot open it.
         ciphertext: Under an encrypted level, the sum for the designated client's ``unseal``; else ``None``.
         refused: Parties whose reply was refused, and why.
+        apart: The survivors' values one after another, int64 ``[count]`` each; under level ``none`` only.
     """
 
     survivors: tuple[int, ...]
     total: NDArray[np.int64] | None
     ciphertext: Body | None = None
     refused: Mapping[int, str] = field(default_factory=dict)
+    apart: Callable[[], Iterator[NDArray[np.int64]]] | None = None
 
 
 class SealingClient(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,13 @@ class PlainServer:
         if len(words) < self._floor:
             raise RoundAborted(f"{len(words)} of {self._floor} contributions came")
         total = sum_words(self._group, count, words)
-        return Opened(tuple(sorted(words)), self._group.centred(total), refused=refused)
+
+        def apart() -> Iterator[NDArray[np.int64]]:
+            for party in sorted(words):
+                values = unpack(words[party], self._group.bits, count).astype(self._group.dtype)
+                yield self._group.centred(values)
+
+        return Opened(tuple(sorted(words)), self._group.centred(total), refused=refused, apart=apart)
 
 
 def packed_schema(count: int, bits: int) -> Schema:

@@ -21,15 +21,8 @@ from numpy.typing import NDArray
 from privet.config import Config, MaskedSealing
 from privet.data.records import Record
 from privet.federation import Secrets, federate, sum_field
-from privet.material import (
-    Material,
-    Question,
-    codec_schedule,
-    factors_of,
-    gather,
-    public_clip_norm,
-    questions,
-)
+from privet.lora import factors_of
+from privet.material import Material, Question, codec_schedule, gather, public_clip_norm, questions
 from privet.measure import losses
 from privet.pipeline import Floats
 from privet.resolve import Resolved, resolve
@@ -284,5 +277,6 @@ def masked_bytes(resolved: Resolved, size: int, parties: int) -> int | None:
         field=sum_field(resolved, resolved.facts.dimension),
         parties=parties,
         survivors=resolved.trust.min_survivors,
+        rounds=resolved.config.schedule.rounds,
     )
     return plan.upload_bytes

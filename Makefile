@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types layers mutants clean
+.PHONY: help setup demo test test-distributed check format lint types layers mutants clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -24,6 +24,9 @@ demo: setup      ## fine-tune SmolLM2 over four silos with differential privacy
 
 test: setup      ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-distributed: setup  ## kills and refusals of a consortium over NVIDIA FLARE, with real processes and TLS
+	$(BIN)/python -m pytest -m distributed -p no:cacheprovider tests/integration
 
 mutants: setup   ## plant bugs and see that tests catch them; writes docs/mutants.md
 	$(BIN)/python -m mutants

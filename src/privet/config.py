@@ -231,6 +231,11 @@ class EngineConfig(Section):
         True,
         description="Local engine only: write sampled counts and measured noise, which no real client sends.",
     )
+    site_timeout: float = Field(
+        600.0,
+        gt=0,
+        description="Several machines: seconds after which a site that has not answered is left out.",
+    )
     dropouts: tuple[Dropout, ...] = Field((), description="Planned dropouts, to see a run recover.")
 
 

@@ -51,6 +51,10 @@ class Transport(Protocol):
         """Whether a site that is not reached could be, if the run went on in a new job."""
 
 
+class Interrupted(Exception):
+    """The job was ended from outside; what matters of the run is on the disks."""
+
+
 class SegmentEnded(Exception):
     """The run is at a checkpoint between two rounds and goes on in another job."""
 

@@ -1,0 +1,1 @@
+"""From a list of sites to a running consortium: start-up kits, their checks, and what an operator does with runs."""

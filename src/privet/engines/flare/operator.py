@@ -1,0 +1,138 @@
+"""At the server: what the operator asks of FLARE, through its admin interface on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection
+from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from nvflare.fuel.hci.proto import MetaKey, MetaStatusValue
+
+from privet.deploy.hardening import CONTROLLER, EXECUTOR
+from privet.errors import PrivetError
+
+_CONNECT_SECONDS = 10.0
+_ENDED = ("FINISHED", "ABORTED", "ABANDONED", "FAILED")
+
+
+@contextlib.contextmanager
+def session(kit: Path, user: str) -> Iterator[Session]:
+    """A connection to the running server.
+
+    Args:
+        kit: The operator's kit.
+        user: The operator's name in its certificate.
+
+    Raises:
+        PrivetError: if no server answers.
+    """
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            opened = new_secure_session(user, str(kit), timeout=_CONNECT_SECONDS)
+    except (NoConnection, InternalError, OSError):
+        raise PrivetError(
+            "no server answers",
+            field="--kit",
+            given=kit.parent,
+            hint="start it first, on this machine: privet server start --kit DIR",
+        ) from None
+    finally:
+        logging.disable(logging.NOTSET)
+    try:
+        yield opened
+    finally:
+        with contextlib.suppress(Exception):  # the connection may be gone already
+            opened.close()
+
+
+def connected(opened: Session) -> list[str]:
+    """Names of the sites that are connected now."""
+    return sorted(client.name for client in opened.get_connected_client_list())
+
+
+def outside(opened: Session, job: str) -> list[str]:
+    """Names of the sites that are connected and do not work on a job: they were away when it began, or left it."""
+    with contextlib.suppress(Exception):  # a site may go while it is asked: then it is not there
+        rows = opened.get_client_job_status() or []
+        silent = {MetaStatusValue.ERROR, MetaStatusValue.NO_REPLY}
+        here = {row[MetaKey.CLIENT_NAME] for row in rows if row.get(MetaKey.STATUS) not in silent}
+        return sorted(here - {row[MetaKey.CLIENT_NAME] for row in rows if row.get(MetaKey.JOB_ID) == job})
+    return []
+
+
+def submit(opened: Session, run: str, *, least: int) -> str:
+    """Submit a job that runs ``run``, or goes on with it; returns the job's id.
+
+    Args:
+        opened: The connection.
+        run: Name of the run.
+        least: Sites without which it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="privet-job-") as folder:
+        job = Path(folder) / run
+        write_job(job, run, least)
+        return str(opened.submit_job(str(job)))
+
+
+def state(opened: Session, job: str) -> str | None:
+    """FLARE's word for how a job stands; ``None`` if it does not know it."""
+    with contextlib.suppress(Exception):  # an unknown job is one of many kinds of errors
+        status = opened.get_job_status(job)
+        return str(status) if status else None
+    return None
+
+
+def runs_now(opened: Session, job: str) -> bool:
+    """Whether the server that answers has a process for a job; a server that was killed leaves its jobs so marked."""
+    with contextlib.suppress(Exception):  # a server that cannot say runs nothing
+        return any(each.job_id == job for each in opened.get_system_info().job_info)
+    return False
+
+
+def has_ended(status: str | None) -> bool:
+    """Whether a job with this status will do nothing more."""
+    return status is None or status.startswith(_ENDED)
+
+
+def abort(opened: Session, job: str) -> None:
+    """End a job; whatever matters of its run is on the disks."""
+    with contextlib.suppress(Exception):  # it may have ended meanwhile
+        opened.abort_job(job)
+
+
+def write_job(folder: Path, run: str, least: int) -> None:
+    """The job's folder: two names of classes that every machine has already, and the name of the run."""
+    config = folder / "app" / "config"
+    config.mkdir(parents=True)
+    arguments = {"run": run}
+    server: dict[str, Any] = {
+        "format_version": 2,
+        "server": {"task_request_interval": 0.05},
+        "dead_client_grace_period": 10.0,
+        "dead_client_check_lead_time": 5.0,
+        "workflows": [{"id": "privet", "path": CONTROLLER, "args": arguments}],
+        "components": [],
+    }
+    client: dict[str, Any] = {
+        "format_version": 2,
+        "task_check_interval": 0.1,
+        "get_task_timeout": 60.0,
+        "submit_task_result_timeout": 300.0,
+        "executors": [{"tasks": ["*"], "executor": {"path": EXECUTOR, "args": arguments}}],
+        "components": [],
+    }
+    meta = {"name": run, "min_clients": least, "resource_spec": {}, "deploy_map": {"app": ["@ALL"]}}
+    for path, facts in (
+        (folder / "meta.json", meta),
+        (config / "config_fed_server.json", server),
+        (config / "config_fed_client.json", client),
+    ):
+        path.write_text(json.dumps(facts, indent=1), encoding="utf-8")

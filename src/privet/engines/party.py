@@ -1,0 +1,241 @@
+"""A site's half of several machines: from the bytes of a question to the bytes of an answer, or a refusal.
+
+Every question is checked before it is looked at: signed by the server's key under the roster that this site accepted,
+addressed to this site, of the run that it joined, and not of a round that is over. Nothing but a signed answer of the
+protocol's schema, or a fixed reason, leaves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from privet import wire
+from privet.client import Client
+from privet.config import Config, ConfigError, parse
+from privet.engines.homes import SiteHome, SiteSettings
+from privet.engines.joining import JOIN, installed, joining
+from privet.errors import PrivetError
+from privet.federation import Blueprint, Secrets
+from privet.messages import FINISH, OPEN, ROUND
+from privet.protocol import Body, RoundId
+from privet.sealing.base import SealingRefused, Store
+from privet.sealing.envelope import SERVER, Address, claimed_address, open_envelope, seal_envelope
+from privet.sealing.roster import Roster
+from privet.site_ledger import checked_name
+from privet.site_policy import refusals
+
+LATEST = "latest.round"
+_NUMBER_BYTES = 8
+Log = Callable[[str], None]
+
+
+class Refused(Exception):
+    """No answer.
+
+    Args:
+        reason: Short fixed slug, which is sent.
+        detail: A sentence for the people at the site, which is not.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+@dataclass
+class Joined:
+    """A run that this site takes part in.
+
+    Attributes:
+        client: The site's half of it.
+        blueprint: Its public facts.
+        store: The site's files of this run.
+        keep_adapter: Writes the adapter at this site, where only sites know it.
+    """
+
+    client: Client
+    blueprint: Blueprint
+    store: Store
+    keep_adapter: Callable[[], None]
+
+
+class Party:
+    """Answers questions of one run.
+
+    Args:
+        home: The site's folder.
+        run: Name of the run.
+        log: Told of every refusal, at the site.
+
+    Raises:
+        Refused: if this site's roster or key is not in order.
+    """
+
+    def __init__(self, home: SiteHome, run: str, log: Log = lambda line: None) -> None:
+        self.home, self.run, self.log = home, run, log
+        try:
+            checked_name(run)
+            self.roster, self.number = home.roster()
+        except (SealingRefused, PrivetError) as error:
+            log(f"run {ascii(run)[:80]}: {error}")
+            raise Refused("refused: roster-or-key") from None
+        self._joined: Joined | None = None
+
+    def answer(self, op: str, raw: bytes) -> bytes:
+        """The signed answer to one question.
+
+        Raises:
+            Refused: with the reason that may be sent; the log has the sentence.
+        """
+        try:
+            return self._answer(op, raw)
+        except SealingRefused as refusal:
+            refused = Refused(f"refused: {refusal.reason}", refusal.detail)
+        except wire.WireError as error:
+            refused = Refused(f"refused: {error.reason}", f"the question was not what it should be ({error})")
+        except Refused as error:
+            refused = error
+        self.log(f"run {self.run}, {op}: {refused}")
+        raise refused
+
+    def _answer(self, op: str, raw: bytes) -> bytes:
+        message = joining() if op == JOIN else None
+        if message is None and self._joined is None:
+            raise Refused("refused: not-joined", "this process began anew and was not invited yet")
+        request = message.request if message else self._asked(op)
+        most = request.max_bytes()
+        claimed = claimed_address(raw, most)
+        expected = Address(SERVER, self.number, self.run, claimed.round, op)
+        keys = {SERVER: bytes.fromhex(self.home.consortium.server_key)}
+        payload = open_envelope(
+            raw, expected=expected, keys=keys, roster_hash=self.roster.hash, max_payload=most
+        )
+        body = wire.decode(payload, request)
+        if message is not None:
+            self._joined = self._join(body)
+            self._not_over(claimed.round)
+            return self._signed(op, claimed.round, {"version": installed()["privet"]}, message.reply)
+        self._not_over(claimed.round)
+        return self._signed(op, claimed.round, *self._handle(op, body))
+
+    def _asked(self, op: str) -> wire.Schema:
+        assert self._joined is not None
+        known, client = self._joined.blueprint, self._joined.client
+        if op not in known.messages:
+            raise Refused("refused: unknown-operation", "this run has no such operation")
+        return known.asked(op, client.aggregator.size)
+
+    def _handle(self, op: str, body: Body) -> tuple[Body, wire.Schema]:
+        assert self._joined is not None
+        joined = self._joined
+        answer = joined.client.handle(op, body)
+        if op in (FINISH, OPEN):
+            joined.keep_adapter()
+        size = joined.client.aggregator.size
+        return answer, joined.blueprint.answer(size) if op == ROUND else joined.blueprint.kept(op, size)
+
+    def _not_over(self, due: RoundId) -> None:
+        """Rounds and attempts never go back, in no job of the run: an old question that is sent again is refused."""
+        assert self._joined is not None
+        store, now = self._joined.store, (due.number, due.attempt)
+        kept = store.get(LATEST)
+        latest = tuple(int.from_bytes(kept[i : i + _NUMBER_BYTES], "big") for i in (0, 8)) if kept else (0, 0)
+        if now < latest:
+            raise Refused("refused: replayed", f"round {now} after round {latest}")
+        if now > latest or kept is None:
+            store.put(LATEST, b"".join(n.to_bytes(_NUMBER_BYTES, "big") for n in now))
+
+    def _signed(self, op: str, due: RoundId, answer: Body, schema: wire.Schema) -> bytes:
+        address = Address(self.number, SERVER, self.run, due, op)
+        return seal_envelope(self.home.identity, self.roster.hash, address, wire.encode(answer, schema))
+
+    def _join(self, body: Body) -> Joined:
+        asked = understood(str(body["config"]))
+        self._same_versions(json.loads(str(body["versions"])))
+        return join(self.home, self.run, self.roster, self.number, asked, body)
+
+    def _same_versions(self, theirs: dict[str, Any]) -> None:
+        mine = installed()
+        other = {name: (theirs.get(name), mine[name]) for name in mine if theirs.get(name) != mine[name]}
+        if other:
+            listed = ", ".join(f"{name} {mine_} (server: {his})" for name, (his, mine_) in other.items())
+            raise Refused("refused: other-versions", f"versions differ from the server's: {listed}")
+
+
+def understood(text: str) -> Config:
+    """A run's configuration as it came from the server.
+
+    Raises:
+        Refused: if this version does not understand it.
+    """
+    try:
+        return parse(yaml.safe_load(text))
+    except (yaml.YAMLError, ConfigError, TypeError, AttributeError):
+        raise Refused(
+            "refused: config", "the run's configuration is not understood by this version"
+        ) from None
+
+
+def at_site(asked: Config, settings: SiteSettings) -> Config:
+    """A run's configuration with this site's own data, model and machine in place of what the server named.
+
+    Raises:
+        Refused: if it asks for data of a kind that cannot lie in a site's file.
+    """
+    if settings.data is None:
+        raise Refused("refused: no-data", "no data: name a file with --data or in site.yaml")
+    raw = asked.model_dump(mode="json")
+    if raw["data"]["kind"] not in ("jsonl", "csv", "parquet"):
+        raise Refused("refused: data-kind", f"data of kind {raw['data']['kind']} cannot lie in a site's file")
+    raw["data"] |= {"path": settings.data, "test_path": None, "public_path": None, "test_public": False}
+    raw["data"]["partition"] = {"kind": "iid", "silos": 1}
+    # Only what changes the numbers is taken from the run's engine section.
+    kept = {name: raw["engine"][name] for name in ("micro_batch", "deterministic_units")}
+    raw["engine"] = {**kept, "threads": settings.threads, "cache_mebibytes": settings.cache_mebibytes}
+    if settings.model is not None:
+        raw["model"]["name"] = settings.model
+    return parse(raw)
+
+
+def join(home: SiteHome, run: str, roster: Roster, number: int, asked: Config, body: Body) -> Joined:
+    """Check a run against the site's policy and ledger, then load model and data.
+
+    Raises:
+        Refused: if the site does not take part.
+        SealingRefused: likewise, from the ledger.
+    """
+    from privet.material import codec_schedule, factors_of, gather
+    from privet.resolve import resolve
+    from privet.work import Workplace
+
+    # Resolved twice: without the model the policy can say no before anything is loaded.
+    dimension, settings = int(body["dimension"]), home.settings
+    early = resolve(asked, dimension=dimension, parties=roster.size)
+    broken = refusals(settings.policy, early)
+    if broken:
+        raise Refused(f"refused: {broken[0].reason}", "; ".join(each.detail for each in broken))
+    account = home.ledger.open(run, early)
+    config = at_site(asked, settings)
+    material = gather(config)
+    if material.trainer.dimension != dimension or material.model.fingerprint != body["model"]:
+        raise Refused("refused: other-model", "this site's base model is not the server's")
+    (examples,) = material.silos.values()
+    backbone = material.trainer.backbone
+    resolved = resolve(config, dimension=dimension, parties=roster.size, factors=factors_of(backbone.layout))
+    account.resolved = resolved
+    seed = config.insecure_test_seed
+    folder = home.run_folder(run)
+    secrets = Secrets.of_site(folder, home.identity, None if seed is None else (seed, number))
+    blueprint = Blueprint(resolved, roster, run, backbone.initial_flat(), codec_schedule(config, material))
+    place = Workplace(home.name, material.trainer, examples, config.engine.micro_batch)
+    client = blueprint.client(place, secrets, account)
+
+    def keep_adapter() -> None:
+        backbone.layout.save_peft(client.aggregator.flat, folder / "adapter", material.model.name)
+
+    return Joined(client, blueprint, secrets.store, keep_adapter)

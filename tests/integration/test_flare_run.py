@@ -1,0 +1,63 @@
+"""One consortium over NVIDIA FLARE with mutual TLS: the run of one process, bit by bit, also after a server's death."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.consortium import SITES, Consortium, local_adapter, until
+
+pytestmark = pytest.mark.xdist_group("flare")
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Consortium]:
+    made = Consortium(tmp_path_factory.mktemp("consortium"))
+    try:
+        made.start_all()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def local(consortium: Consortium, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return local_adapter(consortium.config(), tmp_path_factory.mktemp("local") / "run")
+
+
+def adapter(consortium: Consortium, run: str) -> bytes:
+    return (consortium.server.run_folder(run) / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_run_over_flare_is_the_run_of_one_process(consortium: Consortium, local: bytes) -> None:
+    consortium.submit("happy", consortium.config())
+    rounds: list[dict[str, Any]] = []
+    operator = consortium.operator(lambda kind, facts: rounds.append(facts) if kind == "round" else None)
+    assert operator.follow("happy")["state"] == "finished", consortium.server.status("happy")
+    assert adapter(consortium, "happy") == local
+    assert rounds[-1]["in"] == list(SITES)
+    for name in SITES:
+        ledger = consortium.site(name).ledger.runs()["happy"]
+        assert sum(release.count for release in ledger.releases) == 3  # type: ignore[union-attr]  # hedge's are Gaussian
+
+
+def test_a_server_that_is_killed_in_a_round_goes_on_as_another_job(
+    consortium: Consortium, local: bytes
+) -> None:
+    consortium.submit("killed", consortium.config())
+    until("a round", lambda: consortium.round_of("killed") >= 1, pause=0.01)
+    assert len(consortium.kill("server")) == 2, "the server and its job's process"
+    assert consortium.round_of("killed") < 3, "killed too late to show anything"
+    consortium.start("server")
+    consortium.connected(*SITES)
+    operator = consortium.operator()
+    operator.start_job("killed")
+    assert operator.follow("killed")["state"] == "finished"
+    assert adapter(consortium, "killed") == local
+    rows = consortium.server.run_folder("killed") / "dp_event.json"
+    assert '"count": 3' in rows.read_text(encoding="utf-8"), "the ledger goes on where it was"
+    for name in SITES:
+        ledger = consortium.site(name).ledger.runs()["killed"]
+        assert sum(release.count for release in ledger.releases) == 3, "no release twice"  # type: ignore[union-attr]  # as above

@@ -195,20 +195,28 @@ def status(
 def logs(
     kit: AnyKit,
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="At the server: which run.")] = None,
+    json_: JsonOption = False,
 ) -> None:
     """At the server the log of a run; at a site its own log, with every refusal and its reason."""
     from privet.deploy.operating import log_of
 
-    typer.echo(log_of(kit, run).read_text(encoding="utf-8"), nl=False)
+    text = log_of(kit, run).read_text(encoding="utf-8")
+    if json_:
+        answer(text.splitlines())
+    else:
+        typer.echo(text, nl=False)
 
 
 @app.command()
-def stop(kit: ServerKit, run: RunArgument) -> None:
+def stop(kit: ServerKit, run: RunArgument, json_: JsonOption = False) -> None:
     """End a run's job; `privet submit --continue` can go on with it."""
     from privet.deploy.operating import Operator
 
     Operator(kit).stop(run)
-    typer.echo(f"{run}: stopped")
+    if json_:
+        answer({"run": run, "state": "stopped"})
+    else:
+        typer.echo(f"{run}: stopped")
 
 
 @app.command("fetch-result")

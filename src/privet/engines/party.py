@@ -209,7 +209,8 @@ def join(home: SiteHome, run: str, roster: Roster, number: int, asked: Config, b
         Refused: if the site does not take part.
         SealingRefused: likewise, from the ledger.
     """
-    from privet.material import codec_schedule, factors_of, gather
+    from privet.lora import factors_of
+    from privet.material import codec_schedule, gather
     from privet.resolve import resolve
     from privet.work import Workplace
 

@@ -24,10 +24,12 @@ from experiments.study import ROOT, Results
 from scipy.stats import binomtest
 
 from privet.config import Config, parse, read_yaml
+from privet.engines.local import Tap
 from privet.federation import Federation, Secrets, federate
 from privet.lora import factors_of
 from privet.material import Material, codec_schedule, gather
 from privet.measure import measure
+from privet.messages import ROUND
 from privet.pipeline import Floats
 from privet.resolve import resolve
 from privet.work import ExampleLike, LocalConfig, Trainer, Workplace
@@ -86,8 +88,8 @@ def configured(study: dict[str, Any], setting: str, seed: int, cache: Path | Non
     return parse(raw)
 
 
-def federation(config: Config, material: Material, trainer: Trainer, seed: int) -> Federation:
-    """The parties of one row."""
+def federation(config: Config, material: Material, trainer: Trainer, seed: int, tap: Tap) -> Federation:
+    """The parties of one row; ``tap`` sees all that travels."""
     backbone = material.trainer.backbone
     resolved = resolve(
         config,
@@ -101,7 +103,7 @@ def federation(config: Config, material: Material, trainer: Trainer, seed: int) 
     ]
     secrets = [Secrets.of_test_seed(seed, party) for party in range(len(places))]
     schedule = codec_schedule(config, material)
-    return federate(resolved, places, secrets, backbone.initial_flat(), schedule, run="fedshield")
+    return federate(resolved, places, secrets, backbone.initial_flat(), schedule, run="fedshield", tap=tap)
 
 
 def measured(material: Material, config: Config, flat: Floats) -> dict[str, Any]:
@@ -125,7 +127,13 @@ def run(study: dict[str, Any], material: Material, setting: str, seed: int) -> d
     """One row: a whole run and what it gave."""
     config = configured(study, setting, seed, None)
     trainer = Timed(material.trainer)
-    f = federation(config, material, trainer, seed)
+    contributions: list[int] = []
+
+    def tap(op: str, party: int, question: bytes, answer: bytes) -> None:
+        if op == ROUND:
+            contributions.append(len(answer))
+
+    f = federation(config, material, trainer, seed, tap)
     survivors: list[int] = []
     f.server.observe = lambda kind, facts: (
         survivors.append(len(facts["survivors"])) if kind == "round" else None
@@ -135,7 +143,7 @@ def run(study: dict[str, Any], material: Material, setting: str, seed: int) -> d
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     if progress.stopped is not None or len(survivors) != study["rounds"]:
         raise RuntimeError(f"{setting} did not come to its end: {progress.stopped}")
-    rounds = study["rounds"] * len(f.clients)
+    contributed = len(contributions)  # a client that is away sends nothing and gets nothing
     epsilon = f.server.ledger.epsilon()
     return {
         "setting": setting,
@@ -146,8 +154,10 @@ def run(study: dict[str, Any], material: Material, setting: str, seed: int) -> d
         **measured(material, config, f.flat),
         "bytes_up": f.engine.bytes_up,
         "bytes_down": f.engine.bytes_down,
-        "bytes_up_a_client_round": round(f.engine.bytes_up / rounds),
-        "bytes_down_a_client_round": round(f.engine.bytes_down / rounds),
+        "bytes_of_first_contribution": contributions[0],
+        "bytes_of_last_contribution": contributions[-1],
+        "bytes_up_a_client_round": round(f.engine.bytes_up / contributed),
+        "bytes_down_a_client_round": round(f.engine.bytes_down / contributed),
         "wall_seconds": wall,
         "training_cpu_seconds": trainer.seconds,
         "other_cpu_seconds": cpu - trainer.seconds,

@@ -18,7 +18,7 @@ from privet.report.record import RunRecord
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
 # The configuration is left out: it may name folders of the machine that the run was made on.
-EVIDENCE = ("privacy.json", "dp_event.json", "metrics.jsonl")
+EVIDENCE = ("privacy.json", "dp_event.json", "metrics.jsonl", "audit.json")
 HUB_NAMES = {EMBEDDED_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 

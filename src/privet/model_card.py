@@ -40,6 +40,8 @@ def model_card(record: RunRecord, *, base: str, parameters: int) -> str:
         f"```python\n{_usage(base)}\n```",
         "## Privacy statement",
         *_privacy(record),
+        "## Evidence",
+        *_evidence(record),
         "## Results",
         *_results(record),
         "## Training",
@@ -105,6 +107,28 @@ def _privacy(record: RunRecord) -> list[str]:
         "**What is not covered**",
         "\n".join(f"- {text}" for text in not_covered),
         "`privacy.json` holds this statement and `dp_event.json` every release, for anybody to account again.",
+    ]
+
+
+def _evidence(record: RunRecord) -> list[str]:
+    if not record.audit:
+        return ["This run was not attacked (`privet audit` does it)."]
+    rows: list[tuple[str, ...]] = [
+        (
+            row["attack"] + (" (control)" if row["control"] else ""),
+            row["setting"],
+            f"{row['metric']}; {row['samples']}",
+            numbers.with_interval(row["value"], row["low"], row["high"]),
+            numbers.number(row["compared"]),
+            row["verdict"],
+        )
+        for row in record.audit["findings"]
+    ]
+    return [
+        f"`privet audit`, suite {record.audit['suite']}: {record.audit['alarms'] or 'no'} alarms. A control is the "
+        "same attack without protection. An attack that fails proves nothing, and *not applicable* never means safe; "
+        "what is promised is ε alone.",
+        _table(("attack", "on", "metric; samples", "value [interval]", "beside", "verdict"), rows),
     ]
 
 

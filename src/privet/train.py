@@ -150,10 +150,15 @@ class Backbone:
 
     def losses(self, examples: Sequence[ExampleLike], micro_batch: int = 32) -> Vector:
         """Loss of each record, float32 [n], in the order of ``examples``."""
-        sequences = [TokenSequence.of(example) for example in examples]
-        found = self._nll(sequences, micro_batch)
+        found = self.token_losses(examples, micro_batch)
         means = [values.mean(dtype=np.float64) if len(values) else 0.0 for values in found]
         return np.array(means, np.float32)
+
+    def token_losses(
+        self, examples: Sequence[ExampleLike], micro_batch: int = 32
+    ) -> list[NDArray[np.float32]]:
+        """Loss of each supervised token of each record, float32 [tokens], in the order of ``examples``."""
+        return self._nll([TokenSequence.of(example) for example in examples], micro_batch)
 
     def choice_scores(
         self, choices: Sequence[Sequence[ExampleLike]], micro_batch: int = 32

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typer.models import CommandInfo
 
-from privet.cli import configuring, deploying, environment, keys, measuring, products, results, running
+from privet.cli import (
+    auditing,
+    configuring,
+    deploying,
+    environment,
+    keys,
+    measuring,
+    products,
+    results,
+    running,
+)
 from privet.cli.app import app
 
 __all__ = ["app", "main"]
@@ -12,9 +22,9 @@ __all__ = ["app", "main"]
 # The order in which --help lists the verbs is the order in which a newcomer needs them.
 VERBS = (
     *("init", "doctor", "validate", "plan", "account", "fetch", "run", "ls", "show", "compare", "evaluate"),
-    *("export", "report", "submit", "status", "logs", "stop", "fetch-result"),
+    *("audit", "export", "report", "submit", "status", "logs", "stop", "fetch-result"),
 )
-MODULES = (configuring, deploying, environment, keys, measuring, products, results, running)
+MODULES = (auditing, configuring, deploying, environment, keys, measuring, products, results, running)
 
 
 def _place(command: CommandInfo) -> int:

@@ -189,6 +189,23 @@ def worst_cells(record: RunRecord) -> list[str]:
     return [numbers.epsilon(worst.epsilon), about]
 
 
+def audit_table(found: Mapping[str, Any]) -> Table:
+    """What attacks found, a row each; positive controls are marked."""
+    table = _table(f"Attacks, suite {found['suite']} ({numbers.duration(found['seconds'])})")
+    for name in ("attack", "on", "metric"):
+        table.add_column(name)
+    table.add_column("value [95 % interval]", justify="right")
+    table.add_column("beside", justify="right")
+    table.add_column("verdict")
+    for row in found["findings"]:
+        table.add_row(
+            row["attack"], row["setting"], row["metric"], numbers.with_interval(row["value"], row["low"], row["high"]),
+            numbers.number(row["compared"]), row["verdict"] + (" (control)" if row["control"] else ""),
+            style="bold red" if row["verdict"] == "alarm" else None,
+        )  # fmt: skip
+    return table
+
+
 def facts_table(title: str | None, facts: Mapping[str, Any]) -> Table:
     """Names and values."""
     table = _table(title, header=False)

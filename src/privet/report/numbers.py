@@ -72,3 +72,14 @@ def duration(seconds: float | None) -> str:
 def number(value: float | None) -> str:
     """A plain number to four significant digits."""
     return NOTHING if value is None else f"{value:.4g}"
+
+
+def with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A number with the interval that it lies in, where there is one; ends that are missing are open."""
+    if value is None and low is None:
+        return NOTHING
+    shown = "no bound" if value is None else f"{value:.3g}"
+    if low is None and high is None:
+        return shown
+    ends = ["" if end is None else f"{end:.3g}" for end in (low, high)]
+    return f"{shown} [{ends[0]}, {ends[1] or '∞'})" if high is None else f"{shown} [{ends[0]}, {ends[1]}]"

@@ -40,6 +40,7 @@ def render(record: RunRecord) -> str:
     environment.filters.update(
         epsilon=numbers.epsilon, delta=numbers.delta, percent=numbers.percent, loss=numbers.loss, size=numbers.size,
         duration=numbers.duration, number=numbers.number, change=numbers.change,
+        bounded=lambda ends: numbers.with_interval(*ends),
         interval=lambda row: numbers.percent_interval(
             row.get("accuracy"), row.get("accuracy_low"), row.get("accuracy_high")
         ),
@@ -98,6 +99,8 @@ def warnings(record: RunRecord) -> list[str]:
         if sealing(record)["level"] != "none":
             found.append(AGGREGATE_WARNING)
     found += list(sealing(record)["warnings"])
+    if record.audit and record.audit.get("alarms"):
+        found.append("An attack found more than what was promised; see Evidence.")
     if record.config.get("model", {}).get("name") == EMBEDDED_MODEL:
         found.append(EMBEDDED_NOTE)
     return list(dict.fromkeys(found))

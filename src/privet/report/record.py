@@ -75,6 +75,7 @@ class RunRecord:
         environment: ``env.json``.
         rounds: Rows of ``rounds.jsonl``.
         metrics: Rows of ``metrics.jsonl``.
+        audit: ``audit.json``, or ``None`` if the run was not audited.
     """
 
     folder: RunFolder
@@ -84,6 +85,7 @@ class RunRecord:
     environment: Mapping[str, Any]
     rounds: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     metrics: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    audit: Mapping[str, Any] | None = None
 
     @classmethod
     def open(cls, path: Path) -> RunRecord:
@@ -109,6 +111,7 @@ class RunRecord:
             _optional(folder, "env.json") or {},
             tuple(folder.rows("rounds.jsonl")),
             tuple(folder.rows("metrics.jsonl")),
+            _optional(folder, "audit.json"),
         )
 
     @property

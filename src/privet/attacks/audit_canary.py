@@ -1,0 +1,373 @@
+"""``audit.canary``: canaries in or out by coin, all releases of a run, and how well an observer tells which were in.
+
+The configuration runs again through its own protocol with canaries (`planting.py`) in the place of records or
+clients; the observer knows everything else, as differential privacy assumes, so nothing else takes part. It
+scores each canary by the opened sums' component along it, after taking off the noise shares of the colluders
+that the trust model allows.
+
+- At full participation the scores' distance in standard deviations *is* mu, so an audit sees whether the noise,
+  the clip and the shares are what the ledger charges. Halved noise, noise over sqrt(n) and a missing clip are
+  found.
+- Under Poisson sampling at a small rate the sum over rounds shows next to nothing, whatever the noise. So a
+  configuration that samples is audited twice: as it is, with the power that this has; and with every record in
+  every round, against what the ledger charges for that.
+
+The bound on mu is parametric (`gdp.py`); `audit_one_run.py` bounds the same scores without believing in a law.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet.attacks import audit_one_run
+from privet.attacks.finding import LEVEL, Finding
+from privet.attacks.gdp import MuEstimate, epsilon_of_mu, estimate_mu, mu_of_epsilon, power, visible_mu
+from privet.attacks.planting import LENGTH, Canary, CanaryTrainer, canaries, with_canaries
+from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, rehearse
+from privet.attacks.transcript import RoundSeen
+from privet.codec_schedule import CodecSchedule
+from privet.config import Config
+from privet.pipeline import Floats, Integers
+from privet.privacy.events import Release
+from privet.privacy.two_stage import gaussian_delta
+from privet.resolve import Factors
+from privet.systems import System
+from privet.work import LocalDpSgd
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large an audit is.
+
+    Attributes:
+        canaries: Canaries m, half of them inside on average.
+        rounds: Rounds; at most those of the configuration.
+        seed: Draws coins and canaries.
+    """
+
+    canaries: int
+    rounds: int
+    seed: int = 0
+
+    @classmethod
+    def within(cls, size: int, rounds: int, work: float, most: int, seed: int = 0, code: int = 0) -> Plan:
+        """An audit that rounds at most ``work`` values: all rounds if that leaves 64 canaries, else fewer of both.
+
+        Args:
+            size: Values D of a contribution before any codec.
+            rounds: Rounds of the configuration.
+            work: Values to round in all.
+            most: Canaries at most.
+            seed: Draws coins and canaries.
+            code: Values of a code, where there is a codec: directions that overlap blur the scores.
+        """
+        room = max(16, (code or size) // (8 if code else 1))
+        count = int(min(most, room, max(64, work / (size * rounds))))
+        return cls(count, max(1, min(rounds, int(work / (size * count)))), seed)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an observer made of a run with canaries.
+
+    Attributes:
+        summed: Component along each canary, summed over rounds, float64 [m].
+        ratios: Log-likelihood ratio of in and out, summed over rounds, float64 [m]; stronger where units are sampled.
+        inside: The coins, bool [m].
+        rehearsed: The run.
+    """
+
+    summed: NDArray[np.float64]
+    ratios: NDArray[np.float64]
+    inside: NDArray[np.bool_]
+    rehearsed: Rehearsed
+
+    @property
+    def releases(self) -> list[Release]:
+        """What the ledger was charged with a finite noise."""
+        return [r for r in self.rehearsed.ledger.releases if isinstance(r, Release)]
+
+
+def score(
+    config: Config,
+    dimension: int,
+    parties: int,
+    plan: Plan,
+    *,
+    factors: Factors = (),
+    schedule: CodecSchedule | None = None,
+) -> Scores:
+    """Run a configuration with canaries and score them.
+
+    Args:
+        config: What runs; its sampling rate stays.
+        dimension: Trained values D.
+        parties: Enrolled clients.
+        plan: Size of the audit.
+        factors: Positions of each kind of factor.
+        schedule: The codec of each round; one over a single tensor when absent.
+    """
+    generator = np.random.default_rng([plan.seed, 1])
+    planted = canaries(plan.canaries, dimension, plan.seed, length_for(config))
+    inside = generator.random(len(planted)) < 0.5
+    # Two of each at least, or there is nothing to compare.
+    inside[:4] = (True, False, True, False)
+    schedule = schedule or CodecSchedule(
+        config.codec,
+        [("w", (dimension,))],
+        config.seed,
+        plan.rounds,
+        private=config.privacy is not None,
+        sealed=config.sealing.kind != "none",
+    )
+    stage = Stage(config, CanaryTrainer(dimension), np.zeros(dimension, np.float32), schedule, factors)
+    colluders = _colluders(config)
+    homes = {c.id: colluders + i % (parties - colluders) for i, c in enumerate(planted)}
+    records: dict[str, list[Canary]] = {f"silo{party}": [] for party in range(parties)}
+    for canary, coin in zip(planted, inside, strict=True):
+        if coin:
+            records[f"silo{homes[canary.id]}"].append(canary)
+    rehearsed = rehearse(stage, records, rounds=plan.rounds, change=with_canaries, micro_batch=BATCH)
+    summed, ratios = np.zeros(len(planted)), np.zeros(len(planted))
+    for seen in rehearsed.transcript.rounds:
+        if seen.total is None:
+            continue
+        found = _components(rehearsed, seen, planted, homes, range(colluders))
+        summed += found
+        ratios += _ratio(found / _response(seen.system), seen.system)
+    return Scores(summed, ratios, inside, rehearsed)
+
+
+def findings(
+    config: Config,
+    dimension: int,
+    parties: int,
+    plan: Plan,
+    *,
+    factors: Factors = (),
+    schedule: CodecSchedule | None = None,
+    alarm: float = 0.01,
+) -> list[Finding]:
+    """``audit.canary`` and ``audit.one_run`` as configured and, where records are sampled, with all in every round.
+
+    Args:
+        config: What runs, with its noise multiplier.
+        dimension: Trained values D.
+        parties: Enrolled clients.
+        plan: Size of the audit.
+        factors: Positions of each kind of factor.
+        schedule: The codec of each round.
+        alarm: Probability at most that one of these rows raises an alarm on an honest run.
+    """
+    rate = config.schedule.sampling_rate
+    settings = [("as configured", config)]
+    if rate is not None and rate < 1 and config.privacy is not None and config.privacy.unit == "record":
+        settings.insert(0, ("every record in every round", everybody_in(config, batch=float(plan.canaries))))
+    rows = []
+    for name, variant in settings:
+        scored = score(variant, dimension, parties, plan, factors=factors, schedule=schedule)
+        each = alarm / (3 * len(settings))
+        setting = f"{name}, {plan.rounds} round{'s' if plan.rounds > 1 else ''}"
+        rows += [_canary_row(scored, config, setting, each), *_one_run_rows(scored, config, setting, each)]
+    return rows
+
+
+def length_for(config: Config) -> float:
+    """Norm of canaries: beyond any clip, or that of a unit where nothing clips."""
+    return 1.0 if config.privacy is None else LENGTH
+
+
+def accounted(scored: Scores) -> float | None:
+    """Epsilon of the worst observer for what the audited run was charged; ``None`` if there is no finite one."""
+    epsilons = scored.rehearsed.ledger.epsilon()
+    return None if epsilons.reason else epsilons.value
+
+
+def accounted_delta_at_zero(rehearsed: Rehearsed) -> float:
+    """delta at epsilon 0 of what a run was charged: no attack has a larger advantage.
+
+    The closed form where all units are in all releases; else the delta of the mu-GDP curve through the accounted point
+    does not bound it, and 1 - 2/(1 + e^epsilon) + delta does (Kairouz, Oh and Viswanath, ICML 2015).
+    """
+    ledger = rehearsed.ledger
+    releases = [r for r in ledger.releases if isinstance(r, Release)]
+    factor = ledger.trust.promised(ledger.trust.worst)
+    if releases and all(r.sampling.everybody for r in releases) and factor > 0:
+        squares = math.fsum(r.count / (r.effective_noise_multiplier * factor) ** 2 for r in releases)
+        doubled = 2 if ledger.relation == "replace-one" else 1
+        return gaussian_delta(0.0, doubled * math.sqrt(squares)) + ledger.epsilon().delta_prime
+    epsilon = ledger.epsilon().value
+    return min(1.0, math.tanh(epsilon / 2) + ledger.delta)
+
+
+def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> Finding:
+    delta = config.privacy.delta if config.privacy else 1e-5
+    shown, sure = (estimate_mu(scored.summed, scored.inside, alpha) for alpha in (1 - LEVEL, alarm))
+    claimed = accounted(scored)
+    value, low, high = (epsilon_of_mu(mu, delta) for mu in (shown.value, shown.low, shown.high))
+    base = Finding(
+        "audit.canary",
+        setting,
+        SEES,
+        f"epsilon at delta {delta:g}, from mu {_number(shown.value)} [{_number(shown.low)}, {_number(shown.high)}]",
+        value,
+        low,
+        high,
+        "parametric: equal normal scores; two one-sided 95 % bounds by Student's non-central t",
+        f"{shown.canaries[0]} canaries in, {shown.canaries[1]} out",
+        "leaks",
+        text="No noise hides a canary, and the run claims no epsilon: this is the positive control of the test.",
+        control=True,
+    )
+    if claimed is None:
+        return base
+    exceeded = epsilon_of_mu(sure.low, delta) > claimed
+    return Finding(
+        **{
+            **{name: getattr(base, name) for name in base.__dataclass_fields__},
+            "verdict": "alarm" if exceeded else "holds",
+            "compared": claimed,
+            "control": False,
+            "text": "The canaries are more visible than the ledger accounts for: noise, clip or account is broken."
+            if exceeded
+            else f"Not above the accounted epsilon. {_power_text(scored, claimed, delta)}",
+        }
+    )
+
+
+def _one_run_rows(scored: Scores, config: Config, setting: str, alarm: float) -> list[Finding]:
+    delta = config.privacy.delta if config.privacy else 1e-5
+    claimed = accounted(scored)
+    g = audit_one_run.guess(scored.ratios, scored.inside)
+    rows = []
+    for name, bound, about in (
+        (
+            "any law",
+            audit_one_run.epsilon_lower_bound,
+            "exact for any (eps, delta)-DP run (arXiv 2305.08846)",
+        ),
+        (
+            "f-DP",
+            audit_one_run.epsilon_lower_bound_fdp,
+            "against the curve of a Gaussian mechanism with that epsilon (arXiv 2410.22235)",
+        ),
+    ):
+        if name == "f-DP" and any(r.sampling.rate < 1 for r in scored.releases):
+            continue  # a sampled mechanism's curve is not that of a Gaussian: the test would refute too much
+        low = bound(g, delta)
+        alarmed = claimed is not None and bound(g, delta, 1 - alarm) > claimed
+        verdict: Any = "alarm" if alarmed else "holds" if claimed is not None else "leaks"
+        rows.append(
+            Finding(
+                "audit.one_run",
+                f"{setting}, {name}",
+                SEES,
+                f"95 % lower bound on epsilon at delta {delta:g}",
+                low,
+                low,
+                None,
+                about,
+                f"{g.right} of {g.guesses} guesses right, {g.canaries} canaries",
+                verdict,
+                claimed,
+                text="More guesses are right than the accounted epsilon allows."
+                if alarmed
+                else "A lower bound only: these many canaries cannot show more than about "
+                f"{bound(audit_one_run.Guesses(g.canaries, g.guesses, g.guesses), delta):.2f}.",
+                control=claimed is None,
+            )
+        )
+    return rows
+
+
+SEES = "all opened sums (single messages where nothing seals them), the canaries, and the colluders' noise shares"
+
+
+def _power_text(scored: Scores, claimed: float, delta: float) -> str:
+    """Probability that this audit would have found half of the noise."""
+    releases = scored.releases
+    rate, sigma = releases[0].sampling.rate, releases[0].effective_noise_multiplier
+    count = sum(r.count for r in releases)
+    found = power(
+        visible_mu(rate, sigma / 2, count), mu_of_epsilon(claimed, delta), len(scored.summed), 1 - LEVEL
+    )
+    return f"Half the noise would have been found with probability {found:.2f}."
+
+
+def _colluders(config: Config) -> int:
+    """Parties that hold no canary and give their noise share away, where noise is shared."""
+    shared = config.privacy is not None and config.system.kind not in {"dp_lora"}
+    return config.privacy.trust.colluders if shared and config.privacy else 0
+
+
+def _components(
+    rehearsed: Rehearsed, seen: RoundSeen, planted: list[Canary], homes: dict[str, int], colluders: range
+) -> NDArray[np.float64]:
+    """Component of what was opened along each canary's own direction, in the units of a code."""
+    opened: dict[int, Floats] = {}
+    if rehearsed.resolved.config.sealing.kind == "none":
+        number = rehearsed.transcript.rounds.index(seen)
+        opened = {p: seen.code(rehearsed.transcript.in_the_clear(number, p)) for p in seen.messages}
+    else:
+        assert seen.total is not None, "rounds that did not open are left out"
+        known: Integers = sum((seen.handed[p] for p in colluders), np.zeros_like(seen.total))
+        rest = seen.code(seen.total - known)
+        opened = dict.fromkeys(seen.handed, rest)
+    found = np.zeros(len(planted))
+    directions = []
+    for start in range(0, len(planted), BATCH):
+        part = planted[start : start + BATCH]
+        rows = np.stack([c.vector for c in part])
+        if seen.codec is not None:
+            rows = seen.codec.encode(rows)
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+        for offset, (canary, row) in enumerate(zip(part, rows, strict=True)):
+            at = opened.get(homes[canary.id])
+            found[start + offset] = 0.0 if at is None else float(row.astype(np.float64) @ at)
+        if seen.codec is not None:
+            directions.append(rows)
+    if not directions:
+        return found
+    # Codes of canaries overlap; taking the overlap out leaves scores that other canaries' coins do not blur.
+    basis = np.concatenate(directions).astype(np.float64)
+    gram = basis @ basis.T
+    together = np.array([[homes[a.id] == homes[b.id] for b in planted] for a in planted])
+    if len({id(v) for v in opened.values()}) > 1:
+        gram = np.where(together, gram, 0.0)
+    return np.asarray(np.linalg.lstsq(gram, found, rcond=1e-6)[0], np.float64)
+
+
+def _response(system: System) -> float:
+    """Component that one canary adds to a code along its own direction, without a codec's loss."""
+    rounding = system.pipeline.rounding
+    if isinstance(system.work, LocalDpSgd):
+        step = system.work.step.rounding
+        scale = system.work.local.learning_rate * system.work.local.steps / step.denominator
+        return scale * step.grid.sensitivity / rounding.denominator
+    clip = system.mechanism.clip_norm if system.mechanism else 1.0
+    return clip / rounding.denominator
+
+
+def _ratio(components: NDArray[np.float64], system: System) -> NDArray[np.float64]:
+    """Log-likelihood ratio of a sampled unit's presence, from components in multiples of its own length."""
+    if not isinstance(system.release, Release):
+        return components
+    sigma = system.release.effective_noise_multiplier / math.sqrt(system.release.count)
+    rate = min(system.release.sampling.rate, 1 - 1e-12)
+    exponent = np.clip(components / sigma**2 - 1 / (2 * sigma**2), -700.0, 700.0)
+    ratio: NDArray[np.float64] = np.log1p(rate * np.expm1(exponent))
+    return ratio
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "beyond measure"
+
+
+__all__ = ["MuEstimate", "Plan", "Scores", "accounted", "findings", "score"]

@@ -1,0 +1,246 @@
+"""``poison.norm``: what a client can do that does not follow the rules: too long a contribution, NaN, another's
+message.
+
+The attacking client is one of the run's own, changed where it hands values to its seal, or where its answer
+leaves it.
+
+- NaN and infinities never reach the wire, whose values are integers; a trainer that gives them contributes zero.
+- A contribution of a hundred times the norm: without a seal the server sees it and can refuse; under a seal
+  nobody sees single contributions, so nothing stops it. What is left is the norm of the opened sum: with a
+  public bound on honest contributions and known noise, a sum beyond it flags the round, not the client.
+- Another client's message sent again: a seal binds messages to their sender, so the round fails or the reply is
+  refused. Without one the copy counts twice.
+
+None of this weakens the others' guarantee: their clip and their noise are their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from privet.attacks.audit_canary import BATCH, length_for
+from privet.attacks.finding import Finding
+from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries
+from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, rehearse
+from privet.codec_schedule import CodecSchedule
+from privet.config import Config
+from privet.errors import PrivetError
+from privet.federation import Federation
+from privet.messages import ROUND
+from privet.pipeline import Integers
+from privet.protocol import Body, RoundId
+from privet.resolve import Factors
+from privet.systems import System
+
+FACTOR = 100
+UNITS = 8
+FALSE_ALARM = 1e-9
+
+
+@dataclass
+class Replaying:
+    """A client that sends the answer of another in place of its own."""
+
+    own: Any
+    victim: Any
+
+    def handle(self, op: str, body: Body) -> Body:
+        """The victim's answer to a round; its own to all else."""
+        mine: Body = self.own.handle(op, body)
+        if op != ROUND:
+            return mine
+        copied: Body = self.victim.handle(op, body)  # a client gives the same answer to the same question
+        return copied
+
+
+def longest_sum(system: System, units: int, parties: int) -> float:
+    """Norm that an honest opened sum exceeds with probability `FALSE_ALARM` at most, in grid steps.
+
+    Args:
+        system: What runs; it must clip.
+        units: Public bound on the units in a sum.
+        parties: Noise shares in it.
+    """
+    grid = system.pipeline.rounding.grid
+    mechanism = system.mechanism
+    assert mechanism is not None, "nothing bounds a contribution that is not clipped"
+    spread = 0.0
+    if system.pipeline.has_share:
+        dimension = mechanism.dimension
+        # Laurent and Massart (Ann. Statist. 2000), Lemma 1: chi-square of D degrees exceeds D + 2 sqrt(Dx) + 2x.
+        x = math.log(1 / FALSE_ALARM)
+        spread = mechanism.share_std_steps * math.sqrt(parties)
+        spread *= math.sqrt(dimension + 2 * math.sqrt(dimension * x) + 2 * x)
+    return units * grid.bound + spread
+
+
+def findings(
+    config: Config, dimension: int, parties: int, *, factors: Factors = (), seed: int = 0
+) -> list[Finding]:
+    """Three misbehaviours in one round each, and what became of the sum.
+
+    Args:
+        config: What runs, with its noise multiplier.
+        dimension: Trained values D.
+        parties: Enrolled clients.
+        factors: Positions of each kind of factor.
+        seed: Draws directions.
+    """
+    plain = config.model_copy(update={"engine": config.engine.model_copy(update={"dropouts": ()})})
+    trial = _Trial(everybody_in(plain, float(UNITS)), dimension, parties, factors, seed)
+    return [trial.nan(), trial.long(), trial.replay()]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    config: Config
+    dimension: int
+    parties: int
+    factors: Factors
+    seed: int
+
+    @property
+    def level(self) -> str:
+        return self.config.sealing.kind
+
+    def nan(self) -> Finding:
+        """A unit whose gradient is not finite."""
+        broken = Canary(
+            "nan", self.dimension, np.arange(self.dimension), np.full(self.dimension, np.nan, np.float32)
+        )
+        honest, poisoned = self._run({0: []}), self._run({0: [broken]})
+        reached = float(np.abs(poisoned.transcript.rounds[0].handed[0]).max()) if self._unnoised else None
+        total = poisoned.transcript.rounds[0].total
+        fine = total is not None and honest.transcript.rounds[0].total is not None
+        return self._finding(
+            "a unit of NaN",
+            reached,
+            "largest value that its client handed to the seal" if self._unnoised else "–",
+            "holds" if fine and not reached else "alarm",
+            "It counts as zero; the round goes on." if fine else "The round broke down.",
+        )
+
+    def long(self) -> Finding:
+        """A contribution of a hundred times the norm."""
+
+        def misbehave(federation: Federation) -> None:
+            sealing: Any = federation.clients[0].sealing
+            inner, system = sealing.seal, federation.clients[0].aggregator.system
+            length = FACTOR * _bound(system)
+
+            def seal(round: RoundId, values: Integers) -> Body:
+                row = np.random.default_rng(self.seed).choice([-1.0, 1.0], len(values))
+                poison = np.round(row * length / math.sqrt(len(values))).astype(np.int64)
+                body: Body = inner(round, values + poison)
+                return body
+
+            sealing.seal = seal
+
+        done = self._run({0: []}, misbehave)
+        seen = done.transcript.rounds[0] if done.transcript.rounds else None
+        total = seen.total if seen else None
+        if seen is None or total is None:
+            return self._finding(LONG, None, "–", "holds", f"It was refused: {done.stopped}.")
+        if self.config.privacy is None or seen.system.mechanism is None or not _clips(seen.system):
+            text = (
+                "Nothing bounds a contribution in this system, so nothing could tell it from an honest one."
+            )
+            return self._finding(LONG, _norm(total) / _bound(seen.system), RATIO, "not applicable", text)
+        limit = longest_sum(seen.system, UNITS * self.parties, self.parties)
+        measured = _norm(total)
+        flagged = measured > limit
+        stopped = "Not covered: nothing stops a client that does not clip."
+        text = (
+            f"{stopped} The norm of the opened sum flags the round."
+            if flagged
+            else f"{stopped} The noise is so wide that the norm of the sum does not show it either."
+        )
+        return self._finding(LONG, measured / limit, RATIO, "not covered", text)
+
+    def replay(self) -> Finding:
+        """Another client's answer in place of one's own."""
+
+        def misbehave(federation: Federation) -> None:
+            clients: Any = dict(federation.engine.clients)
+            clients[1] = Replaying(clients[1], clients[0])
+            federation.engine.clients = clients
+
+        try:
+            done = self._run({}, misbehave)
+            opened = next((s for s in done.transcript.rounds if s.total is not None), None)
+            reason = done.stopped or "the reply was refused"
+        except PrivetError as error:
+            opened, reason = None, error.message if hasattr(error, "message") else str(error)
+        what = "another client's message, sent again"
+        if opened is None or opened.total is None:
+            return self._finding(what, None, "–", "holds", f"Nothing opens: {reason}.")
+        once = sum(v for p, v in opened.handed.items() if p != 1)
+        twice = once + opened.handed[0]
+        if np.array_equal(opened.total, twice):
+            text = "Not covered: the copy counts as the sender's own contribution."
+            return self._finding(
+                what, 2.0, "times that the copied contribution is in the sum", "not covered", text
+            )
+        kept = np.array_equal(opened.total, once)
+        text = (
+            "The reply is refused and the round goes on."
+            if kept
+            else "The sum is spoilt: integrity is not covered."
+        )
+        return self._finding(
+            what, 1.0 if kept else None, "times in the sum", "holds" if kept else "not covered", text
+        )
+
+    @property
+    def _unnoised(self) -> bool:
+        return self.config.privacy is None
+
+    def _run(
+        self, own: Mapping[int, Sequence[Canary]], misbehave: Any = lambda federation: None
+    ) -> Rehearsed:
+        """One round; each client holds a few units unless ``own`` says otherwise."""
+        units = canaries(UNITS * self.parties, self.dimension, self.seed, length_for(self.config))
+        records = {
+            f"silo{p}": list(own.get(p, units[p * UNITS : (p + 1) * UNITS])) for p in range(self.parties)
+        }
+        config = self.config
+        schedule = CodecSchedule(
+            config.codec,
+            [("w", (self.dimension,))],
+            config.seed,
+            1,
+            private=config.privacy is not None,
+            sealed=config.sealing.kind != "none",
+        )
+        initial = np.zeros(self.dimension, np.float32)
+        stage = Stage(config, CanaryTrainer(self.dimension), initial, schedule, self.factors)
+        return rehearse(stage, records, rounds=1, change=with_canaries, prepare=misbehave, micro_batch=BATCH)
+
+    def _finding(self, what: str, value: float | None, metric: str, verdict: Any, text: str) -> Finding:
+        return Finding(
+            "poison.norm", f"{what}, sealing '{self.level}'", "it sends what it likes", metric, value, None, None,
+            f"false alarm of the norm test {FALSE_ALARM:g}" if metric == RATIO else "–", "1 round", verdict, text=text,
+        )  # fmt: skip
+
+
+LONG = f"a contribution {FACTOR} times too long"
+RATIO = "norm of the opened sum over what an honest one stays below"
+
+
+def _bound(system: System) -> float:
+    """Longest honest unit, in grid steps; where nothing is clipped, a step of norm one."""
+    grid = system.pipeline.rounding.grid
+    return float(grid.bound) if system.mechanism and _clips(system) else 1.0 / grid.step
+
+
+def _clips(system: System) -> bool:
+    return any(stage.role == stage.role.CLIP for stage in system.pipeline.stages)
+
+
+def _norm(values: Integers) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))

@@ -1,0 +1,138 @@
+"""Intervals for what attacks measure. Every bound names its level; none believes in a law unless it says parametric.
+
+- Shares of independent trials: Clopper and Pearson (1934), exact.
+- Area under the ROC curve: DeLong, DeLong and Clarke-Pearson (Biometrics 1988), on the logit scale; asymptotic.
+  Where the curve is perfect its variance is zero, so the ends are those of an exact bound on one misranked
+  record.
+- Advantage max(TPR - FPR): Dvoretzky-Kiefer-Wolfowitz with Massart's constant over all thresholds at once,
+  exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate between two ends that together miss the truth with probability at most ``1 - level``."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+
+def share(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """Share of ``successes`` among independent ``trials``, with the exact interval of Clopper and Pearson."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    return Interval(successes / trials if trials else math.nan, low, high, level)
+
+
+def mean(values: Scores, level: float = 0.95) -> Interval:
+    """Mean of values in [0, 1] that belong to different records, with Hoeffding's interval: no law is believed in."""
+    value = float(np.mean(values))
+    half = math.sqrt(math.log(2 / (1 - level)) / (2 * len(values)))
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
+
+
+def area(members: Scores, others: Scores, level: float = 0.95) -> Interval:
+    """Area under the ROC curve: the probability that a member scores above another, ties counting half."""
+    from scipy.stats import norm, rankdata
+
+    m, n = len(members), len(others)
+    both = rankdata(np.concatenate([members, others]))
+    value = float((both[:m].sum() - m * (m + 1) / 2) / (m * n))
+    if value in (0.0, 1.0):
+        # No pair is misranked: below, the exact bound for a share of min(m, n) independent pairs.
+        bound = share(int(value) * min(m, n), min(m, n), level)
+        return Interval(value, bound.low, bound.high, level)
+    placed = (both[:m] - rankdata(members)) / n
+    beaten = 1 - (both[m:] - rankdata(others)) / m
+    error = math.sqrt(placed.var(ddof=1) / m + beaten.var(ddof=1) / n) if min(m, n) > 1 else math.inf
+    logit, half = math.log(value / (1 - value)), norm.ppf((1 + level) / 2) * error / (value * (1 - value))
+    low, high = (1 / (1 + math.exp(-x)) for x in (logit - min(half, 700), logit + min(half, 700)))
+    return Interval(value, low, high, level)
+
+
+def true_positives(members: Scores, others: Scores, false_positives: float, level: float = 0.95) -> Interval:
+    """Share of members above the threshold that at most ``false_positives`` of the others exceed."""
+    allowed = math.floor(false_positives * len(others))
+    threshold = np.sort(others)[::-1][allowed] if allowed < len(others) else -np.inf
+    return share(int((members > threshold).sum()), len(members), level)
+
+
+def advantage(members: Scores, others: Scores, level: float = 0.95) -> Interval:
+    """Largest TPR - FPR over all thresholds; its lower end holds for all of them at once."""
+    thresholds = np.unique(np.concatenate([members, others]))
+    above = [1 - np.searchsorted(np.sort(s), thresholds, side="left") / len(s) for s in (members, others)]
+    value = float(max(0.0, np.max(above[0] - above[1])))
+    # Each distribution function is off by more than the half width with probability at most (1 - level) / 2.
+    half = sum(math.sqrt(math.log(4 / (1 - level)) / (2 * len(s))) for s in (members, others))
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
+
+
+def above_bound(members: Scores, others: Scores, epsilon: float, delta: float, level: float) -> float:
+    """How far TPR exceeds e^eps FPR + delta at a threshold, surely: positive is an alarm.
+
+    The threshold is chosen on one half of the scores (every second of each kind) and tested on the other half with
+    exact one-sided bounds on both rates, so choosing it costs nothing.
+
+    Args:
+        members: Scores of members.
+        others: Scores of non-members.
+        epsilon: Accounted epsilon.
+        delta: Its delta.
+        level: Probability that an honest mechanism raises no alarm, at least.
+    """
+    grow = math.exp(min(epsilon, 700.0))
+    candidates = np.unique(np.concatenate([members[::2], others[::2]]))
+    tail = 1 - (1 - level) / 2
+    lower = _lower(candidates, members[::2], tail)
+    upper = _upper(candidates, others[::2], tail)
+    threshold = candidates[int(np.argmax(lower - grow * upper))]
+    at = np.array([threshold])
+    return float((_lower(at, members[1::2], tail) - grow * _upper(at, others[1::2], tail) - delta)[0])
+
+
+def _lower(thresholds: Scores, scores: Scores, level: float) -> Scores:
+    from scipy.stats import beta
+
+    n = len(scores)
+    above = n - np.searchsorted(np.sort(scores), thresholds, side="left")
+    bound: Scores = np.where(above > 0, beta.ppf(1 - level, np.maximum(above, 1), n - above + 1), 0.0)
+    return bound
+
+
+def _upper(thresholds: Scores, scores: Scores, level: float) -> Scores:
+    from scipy.stats import beta
+
+    n = len(scores)
+    above = n - np.searchsorted(np.sort(scores), thresholds, side="left")
+    bound: Scores = np.where(above < n, beta.ppf(level, above + 1, np.maximum(n - above, 1)), 1.0)
+    return bound
+
+
+def stands_out(values: Sequence[float], decoys: Sequence[Sequence[float]], draws: int = 20_000) -> float:
+    """p value that in each trial the value is one among its decoys as any other: exact for any number of draws.
+
+    Args:
+        values: The value of each trial.
+        decoys: Its exchangeable companions.
+        draws: Random choices of one out of each trial that the sum of the values is ranked among.
+    """
+    generator = np.random.default_rng(0)
+    drawn = np.zeros(draws)
+    for value, others in zip(values, decoys, strict=True):
+        drawn += np.array([value, *others])[generator.integers(len(others) + 1, size=draws)]
+    return float((1 + (drawn >= sum(values) - 1e-12).sum()) / (draws + 1))

@@ -1,0 +1,136 @@
+"""What a run sent and opened, as an attacker gets hold of it: messages from the engine's tap, sums where they open.
+
+A `Transcript` also keeps what each client handed to its own seal. No attacker of the trust model sees that of an
+honest client; it serves positive controls ("with the key"), and colluders, who know their own share of the
+noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privet import wire
+from privet.client import Client
+from privet.codecs import Codec
+from privet.federation import Federation
+from privet.messages import ROUND
+from privet.packing import unpack
+from privet.pipeline import Floats, Integers
+from privet.protocol import Body, RoundId
+from privet.sealing.masks import Group, Words
+from privet.systems import System
+from privet.wire import Schema
+
+
+@dataclass
+class RoundSeen:
+    """One round.
+
+    Attributes:
+        number: Round, from 0.
+        flat: The adapter that it started from, float32 [D]: known to all who may see adapters.
+        system: What ran, with the round's codec.
+        codec: The codec; ``None`` for the identity.
+        messages: Answers by party, as bytes on the wire.
+        handed: What each client handed to its seal, int64 [k], by party.
+        total: The opened sum, int64 [k]; ``None`` if the round did not open.
+    """
+
+    number: int
+    flat: Floats
+    system: System
+    codec: Codec | None
+    messages: dict[int, bytes] = field(default_factory=dict)
+    handed: dict[int, Integers] = field(default_factory=dict)
+    total: Integers | None = None
+
+    def direction(self, values: Integers) -> Floats:
+        """A contribution or a sum, int64 [k], in the units of the adapter, float32 [D]: the server's own way back."""
+        return self.system.pipeline.backward(values)
+
+    def code(self, values: Integers) -> Floats:
+        """A contribution or a sum as a code, float32 [k], before any decoder."""
+        return self.system.pipeline.rounding.backward(values)
+
+
+@dataclass
+class Transcript:
+    """All rounds of a run.
+
+    Attributes:
+        rounds: Rounds in order.
+        bits: Width of a value on the wire, for levels that pack plain words.
+        answer: Schema of an answer with a number of values.
+    """
+
+    bits: int
+    answer: Callable[[int], Schema]
+    rounds: list[RoundSeen] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, federation: Federation, bits: int) -> Transcript:
+        """Watch a federation that has not run yet."""
+        seen = cls(bits, federation.server.answer)
+        for party, client in federation.clients.items():
+            seen._watch_seal(party, client)
+            seen._watch_sum(client.aggregator)
+        if federation.server.aggregator is not None:
+            seen._watch_sum(federation.server.aggregator)
+        federation.engine.tap = seen._tap
+        return seen
+
+    def words(self, number: int, party: int) -> Integers:
+        """A plain or masked message as numbers: residues modulo ``2**bits``, int64 [k].
+
+        Raises:
+            KeyError: if the level sends no packed words.
+        """
+        return self._unpacked(number, party).astype(np.int64)
+
+    def in_the_clear(self, number: int, party: int) -> Integers:
+        """A contribution that was sent without a seal, read from its bytes, int64 [k]."""
+        group = Group.of_bits(self.bits)
+        words: Words = self._unpacked(number, party).astype(group.dtype)
+        return group.centred(words)
+
+    def _unpacked(self, number: int, party: int) -> NDArray[np.uint64]:
+        seen = self.rounds[number]
+        count = len(seen.handed[party])
+        body = wire.decode(seen.messages[party], self.answer(count))
+        raw: Any = body["words"]
+        return unpack(raw, self.bits, count)
+
+    def _at(self, number: int, client: Client) -> RoundSeen:
+        if not self.rounds or self.rounds[-1].number != number:
+            state = client.aggregator
+            self.rounds.append(RoundSeen(number, state.flat.copy(), state.system, state.codec))
+        return self.rounds[-1]
+
+    def _watch_seal(self, party: int, client: Client) -> None:
+        inner = client.sealing.seal
+
+        def seal(round: RoundId, values: Integers) -> Body:
+            self._at(round.number, client).handed[party] = values.copy()
+            return inner(round, values)
+
+        # The half itself stays in place, since a client asks what kind it is.
+        client.sealing.seal = seal  # type: ignore[method-assign]  # one instance is watched, not its class
+
+    def _watch_sum(self, aggregator: Any) -> None:
+        inner = aggregator.apply
+
+        def apply(round: RoundId, total: Integers) -> float | None:
+            if round.number == aggregator.rounds:
+                self.rounds[-1].total = total.copy()
+            moved: float | None = inner(round, total)
+            return moved
+
+        aggregator.apply = apply
+
+    def _tap(self, op: str, party: int, question: bytes, answer: bytes) -> None:
+        if op == ROUND:
+            self.rounds[-1].messages[party] = answer

@@ -1,0 +1,103 @@
+"""``audit.canary`` through whole runs: it agrees with the ledger, and it finds noise that is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy import config
+
+from privet.attacks.audit_canary import Plan, accounted, findings, score
+from privet.attacks.finding import Finding
+from privet.attacks.gdp import estimate_mu
+from privet.mechanism import GaussianMechanism
+
+DIMENSION, PARTIES = 512, 4
+PLAN = Plan(128, 4, seed=3)
+
+
+def setting(system: str, unit: str, sealing: str, **changes: Any) -> Any:
+    privacy: dict[str, Any] = {"unit": unit, "noise_multiplier": 2.0, "clip_norm": 1.0}
+    if unit == "client":
+        privacy["relation"] = "zero-out"
+    return config(
+        system={"kind": system}, privacy=privacy, sealing={"kind": sealing}, insecure_test_seed=5, **changes
+    )
+
+
+def canary_rows(rows: list[Finding]) -> list[Finding]:
+    return [row for row in rows if row.attack == "audit.canary"]
+
+
+@pytest.mark.parametrize(
+    ("system", "unit", "sealing"),
+    [
+        ("hedge", "record", "masked"),
+        ("hedge", "client", "masked"),
+        ("hedge", "record", "encrypted"),
+        ("hedge", "client", "encrypted+masked"),
+        ("dp_lora", "record", "none"),
+        ("dp_lora", "client", "none"),
+        ("dp_lora", "record", "masked"),
+        ("fedshield", "client", "masked"),
+    ],
+)
+def test_an_honest_run_raises_no_alarm(system: str, unit: str, sealing: str) -> None:
+    """Fixed seeds; the upper bound is the positive control, since an attack that saw nothing would fail there."""
+    plan = Plan(96, 2, seed=1) if "encrypted" in sealing else PLAN
+    rows = findings(setting(system, unit, sealing), DIMENSION, PARTIES, plan)
+    assert not [row for row in rows if row.verdict == "alarm"]
+    first = canary_rows(rows)[0]
+    assert first.compared is not None
+    assert first.low is not None
+    assert first.high is not None
+    assert first.low <= first.compared
+    if (system, sealing) != (
+        "dp_lora",
+        "masked",
+    ):  # there four silos' noise hides each of them, which is not credited
+        assert first.high >= 0.9 * first.compared
+
+
+@pytest.mark.parametrize(("system", "sealing"), [("hedge", "masked"), ("dp_lora", "none")])
+def test_halved_noise_raises_an_alarm(system: str, sealing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = GaussianMechanism.share
+
+    def halved(mechanism: GaussianMechanism, key: bytes) -> Any:
+        return np.rint(share(mechanism, key) / 2).astype(np.int64)
+
+    monkeypatch.setattr(GaussianMechanism, "share", halved)
+    rows = canary_rows(findings(setting(system, "record", sealing), DIMENSION, PARTIES, PLAN))
+    assert rows[0].verdict == "alarm"
+    assert rows[0].setting.startswith("every record")
+
+
+def test_a_run_without_noise_hides_no_canary() -> None:
+    plain = config(
+        system={"kind": "fedavg"}, privacy=None, schedule={"sampling_rate": None, "expected_batch": None}
+    )
+    (canary, one_run) = findings(plain, DIMENSION, PARTIES, PLAN)[:2]
+    assert canary.verdict == "leaks"
+    assert canary.control
+    assert canary.low is not None
+    assert canary.low > 100
+    assert one_run.value is not None
+    assert one_run.value > 1
+
+
+def test_a_codec_does_not_hide_canaries() -> None:
+    coded = setting(
+        "hedge", "client", "masked", codec={"kind": "random_projection", "ratio": 4, "allow_useless": True}
+    )
+    scored = score(coded, DIMENSION, PARTIES, Plan(32, 4, seed=2))
+    estimate = estimate_mu(scored.summed, scored.inside, alpha=1e-3)
+    assert estimate.low <= 1.0 <= estimate.high  # sqrt(4 rounds) / sigma 2
+    assert estimate.low > 0
+
+
+def test_what_is_audited_is_what_is_charged() -> None:
+    """The account that a bound is held against is the rehearsal's own ledger: all rounds, at the configured noise."""
+    scored = score(setting("hedge", "client", "masked"), DIMENSION, PARTIES, PLAN)
+    assert accounted(scored) == pytest.approx(4.377178, rel=1e-5)
+    assert [r.count for r in scored.releases] == [PLAN.rounds]

@@ -27,8 +27,8 @@ from privet.config import (
     PrivacyConfig,
 )
 from privet.errors import PrivetError
-from privet.lora import AdapterLayout, LoraSpec
-from privet.material import LoraTrainer, Material, answer_tokens, codec_schedule, factors_of, public_clip_norm
+from privet.lora import AdapterLayout, LoraSpec, factors_of
+from privet.material import LoraTrainer, Material, answer_tokens, codec_schedule, public_clip_norm
 from privet.pipeline import Floats
 from privet.system_config import FedAvgConfig
 from privet.tokenise import Example

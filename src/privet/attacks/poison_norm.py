@@ -29,6 +29,7 @@ from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canari
 from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, rehearse
 from privet.codec_schedule import CodecSchedule
 from privet.config import Config
+from privet.engines.local import LocalEngine
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.messages import ROUND
@@ -166,9 +167,9 @@ class _Trial:
         """Another client's answer in place of one's own."""
 
         def misbehave(federation: Federation) -> None:
-            clients: Any = dict(federation.engine.clients)
-            clients[1] = Replaying(clients[1], clients[0])
-            federation.engine.clients = clients
+            engine = federation.engine
+            assert isinstance(engine, LocalEngine), "rehearsals run in one process"
+            engine.clients = {**engine.clients, 1: Replaying(engine.clients[1], engine.clients[0])}
 
         try:
             done = self._run({}, misbehave)

@@ -101,6 +101,7 @@ def rehearse(
     resolved = _Replaced(**facts, system=change(known.system), change=change)
     size = micro_batch or config.engine.micro_batch
     places = [Workplace(name, stage.trainer, list(own), size) for name, own in records.items()]
+    transcript = Transcript(sum_field(resolved, len(stage.initial)).bits)
     with tempfile.TemporaryDirectory(prefix="privet-audit-") as folder:
         federation = federate(
             resolved,
@@ -109,8 +110,9 @@ def rehearse(
             stage.initial,
             replace(stage.schedule, rounds=config.schedule.rounds),
             run="audit",
+            tap=transcript.tap,
         )
-        transcript = Transcript.of(federation, sum_field(resolved, len(stage.initial)).bits)
+        transcript.watch(federation)
         prepare(federation)
         progress = federation.engine.run(federation.server.steps())
     return Rehearsed(transcript, federation.server.ledger, resolved, federation.flat, progress.stopped)

@@ -28,7 +28,8 @@ from privet.attacks.finding import Finding, not_applicable
 from privet.attacks.rehearsal import Stage, everybody_in
 from privet.config import Config
 from privet.errors import PrivetError
-from privet.material import Material, codec_schedule, factors_of, gather, public_clip_norm
+from privet.lora import factors_of
+from privet.material import Material, codec_schedule, gather, public_clip_norm
 from privet.pipeline import Floats
 from privet.report.record import RunRecord
 from privet.resolve import resolve

@@ -62,26 +62,28 @@ class Transcript:
     """All rounds of a run.
 
     Attributes:
-        rounds: Rounds in order.
         bits: Width of a value on the wire, for levels that pack plain words.
+        rounds: Rounds in order.
         answer: Schema of an answer with a number of values.
     """
 
     bits: int
-    answer: Callable[[int], Schema]
     rounds: list[RoundSeen] = field(default_factory=list)
+    answer: Callable[[int], Schema] = lambda size: Schema({})
 
-    @classmethod
-    def of(cls, federation: Federation, bits: int) -> Transcript:
-        """Watch a federation that has not run yet."""
-        seen = cls(bits, federation.server.answer)
+    def watch(self, federation: Federation) -> None:
+        """Watch the seals and sums of a federation that has not run yet; its messages come by `tap`."""
+        self.answer = federation.server.answer
         for party, client in federation.clients.items():
-            seen._watch_seal(party, client)
-            seen._watch_sum(client.aggregator)
+            self._watch_seal(party, client)
+            self._watch_sum(client.aggregator)
         if federation.server.aggregator is not None:
-            seen._watch_sum(federation.server.aggregator)
-        federation.engine.tap = seen._tap
-        return seen
+            self._watch_sum(federation.server.aggregator)
+
+    def tap(self, op: str, party: int, question: bytes, answer: bytes) -> None:
+        """Sees each exchange of the engine."""
+        if op == ROUND:
+            self.rounds[-1].messages[party] = answer
 
     def words(self, number: int, party: int) -> Integers:
         """A plain or masked message as numbers: residues modulo ``2**bits``, int64 [k].
@@ -130,7 +132,3 @@ class Transcript:
             return moved
 
         aggregator.apply = apply
-
-    def _tap(self, op: str, party: int, question: bytes, answer: bytes) -> None:
-        if op == ROUND:
-            self.rounds[-1].messages[party] = answer

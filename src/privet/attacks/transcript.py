@@ -125,10 +125,10 @@ class Transcript:
     def _watch_sum(self, aggregator: Any) -> None:
         inner = aggregator.apply
 
-        def apply(round: RoundId, total: Integers) -> float | None:
+        def apply(round: RoundId, total: Integers, *more: Any) -> float | None:
             if round.number == aggregator.rounds:
                 self.rounds[-1].total = total.copy()
-            moved: float | None = inner(round, total)
+            moved: float | None = inner(round, total, *more)
             return moved
 
         aggregator.apply = apply

@@ -189,7 +189,7 @@ def _places(ground: Ground, setup: Setup, seed: int, final: bool) -> list[Workpl
 def _by_group(examples: Sequence[Example], groups: dict[str, str]) -> dict[str, list[Example]]:
     found: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        found[groups[example.id]].append(example)
+        found[groups[example.id].replace("/", "-")].append(example)
     return dict(found)
 
 

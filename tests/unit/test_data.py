@@ -29,6 +29,7 @@ from privet.data_config import (
     Split,
 )
 from privet.errors import PrivetError
+from privet.sealing.roster import check_name
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(DataConfig)
 PAIRS = {"kind": "prompt", "prompt": "{question}", "completion": "{answer}"}
@@ -133,6 +134,16 @@ def test_one_client_an_article() -> None:
     held_out = load(config(**facts, split={"test": 0.1}))
     assert 430 < len(held_out.silos) < 460
     assert sum(map(len, held_out.test.values())) > 300
+    for silo in held_out.silos:
+        check_name(silo.name, "silo")  # a run puts it into its roster
+
+
+def test_two_groups_never_become_one_silo(tmp_path: Path) -> None:
+    rows = [{"question": f"q{i}", "answer": "a", "person": name} for i, name in enumerate(("a/b", "a-b"))]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    split = {"group": "person", "test": 0}
+    dataset = load(config(kind="jsonl", path=path, template=PAIRS, partition={"kind": "group"}, split=split))
+    assert sorted(silo.name for silo in dataset.silos) == ["a-b", "a/b"]
 
 
 # --- files ---------------------------------------------------------------------------------------------------

@@ -199,7 +199,12 @@ def _groups(parts: Mapping[Part, Sequence[Record]], how: GroupPartition) -> dict
                 given=f"group, but {record.id} belongs to none",
                 hint="set data.split.group to the column that holds it",
             )
-    held = _by_key(parts, lambda record: str(record.group))
+    groups = dict.fromkeys(str(record.group) for records in parts.values() for record in records)
+    # The embedded data's groups are `domain/number`, and a slash cannot stand in a roster.
+    silo_of = {group: group.replace("/", "-") for group in groups}
+    if len(set(silo_of.values())) < len(groups):
+        silo_of = {group: group for group in groups}  # two groups would become one silo
+    held = _by_key(parts, lambda record: silo_of[str(record.group)])
     names = [name for name, records in held["train"].items() if len(records) >= how.minimum_records]
     return {part: {name: silos[name] for name in names} for part, silos in held.items()}
 

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,7 +123,7 @@ def test_a_study_that_was_cut_off_goes_on_without_repeating_a_row(fake: FakeRunn
 
 
 def test_a_grid_grows_at_its_edge_and_no_further_than_allowed() -> None:
-    setup = next(s for s in setups(STUDY) if s.rates)
+    setup = replace(next(s for s in setups(STUDY) if s.rates), rates=(2.5, 5.0, 10.0))
 
     def rows(losses: Mapping[float, float | None]) -> list[dict[str, Any]]:
         return [

@@ -10,7 +10,7 @@ from support.toy import config
 
 from privet.attacks.audit_canary import Plan, accounted, findings, score
 from privet.attacks.finding import Finding
-from privet.attacks.gdp import estimate_mu
+from privet.attacks.rehearsal import plain_schedule
 from privet.mechanism import GaussianMechanism
 
 DIMENSION, PARTIES = 512, 4
@@ -91,9 +91,21 @@ def test_a_codec_does_not_hide_canaries() -> None:
         "hedge", "client", "masked", codec={"kind": "random_projection", "ratio": 4, "allow_useless": True}
     )
     scored = score(coded, DIMENSION, PARTIES, Plan(32, 4, seed=2))
-    estimate = estimate_mu(scored.summed, scored.inside, alpha=1e-3)
+    estimate = scored.estimate(1e-3)
     assert estimate.low <= 1.0 <= estimate.high  # sqrt(4 rounds) / sigma 2
     assert estimate.low > 0
+
+
+def test_both_stages_of_dr_encoder_are_audited_against_both_charges() -> None:
+    coded = setting(
+        "dr_encoder", "client", "masked", codec={"kind": "autoencoder", "network": "mlp", "ratio": 4}
+    )
+    layout = [(f"{i}.lora_B", (16, 8)) for i in range(4)]
+    scored = score(coded, DIMENSION, PARTIES, Plan(16, 1, seed=1), schedule=plain_schedule(coded, layout, 1))
+    estimate = scored.estimate(1e-4)
+    assert [r.name for r in scored.releases] == ["stage 1 statistics", "stage 2 codes"]
+    assert estimate.low <= 0.527 <= estimate.high  # 1/sigma of stage 2 over the root of its share, 0.9
+    assert estimate.canaries == (int(scored.inside.sum()), 16 - int(scored.inside.sum()))
 
 
 def test_what_is_audited_is_what_is_charged() -> None:

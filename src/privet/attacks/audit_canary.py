@@ -26,11 +26,19 @@ from numpy.typing import NDArray
 
 from privet.attacks import audit_one_run
 from privet.attacks.finding import LEVEL, Finding
-from privet.attacks.gdp import MuEstimate, epsilon_of_mu, estimate_mu, mu_of_epsilon, power, visible_mu
-from privet.attacks.planting import LENGTH, Canary, CanaryTrainer, canaries, with_canaries
-from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, rehearse
+from privet.attacks.gdp import MuEstimate, epsilon_of_mu, mu_of_epsilon, power_at, slope, visible_mu
+from privet.attacks.planting import (
+    LENGTH,
+    Canary,
+    CanaryTrainer,
+    canaries,
+    canaries_of_statistics,
+    with_canaries,
+)
+from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse
 from privet.attacks.transcript import RoundSeen
 from privet.codec_schedule import CodecSchedule
+from privet.codecs.prior import StatisticsCode, as_layout
 from privet.config import Config
 from privet.pipeline import Floats, Integers
 from privet.privacy.events import Release
@@ -40,6 +48,7 @@ from privet.systems import System
 from privet.work import LocalDpSgd
 
 BATCH = 64
+MOST_PARTIES = 8
 
 
 @dataclass(frozen=True)
@@ -78,13 +87,17 @@ class Scores:
     """What an observer made of a run with canaries.
 
     Attributes:
-        summed: Component along each canary, summed over rounds, float64 [m].
-        ratios: Log-likelihood ratio of in and out, summed over rounds, float64 [m]; stronger where units are sampled.
+        seen: Whitened components of all rounds along the canaries, over the noise that the ledger charges, float64 [n].
+        shift: What the canaries inside add to them for mu = 1, float64 [n].
+        offset: What all canaries together would add, float64 [n].
+        ratios: Log-likelihood ratio of in and out of each canary, summed over rounds, float64 [m].
         inside: The coins, bool [m].
-        rehearsed: The run.
+        rehearsed: The run; the last one, where there were several.
     """
 
-    summed: NDArray[np.float64]
+    seen: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    offset: NDArray[np.float64]
     ratios: NDArray[np.float64]
     inside: NDArray[np.bool_]
     rehearsed: Rehearsed
@@ -93,6 +106,17 @@ class Scores:
     def releases(self) -> list[Release]:
         """What the ledger was charged with a finite noise."""
         return [r for r in self.rehearsed.ledger.releases if isinstance(r, Release)]
+
+    def estimate(self, alpha: float) -> MuEstimate:
+        """mu with one-sided bounds of error probability ``alpha`` each."""
+        counts = (int(self.inside.sum()), int((~self.inside).sum()))
+        return slope(self.seen, self.shift, self.offset, alpha, counts)
+
+    @property
+    def root(self) -> float:
+        """Length of the shift without the offset, which the power goes by."""
+        unit = self.offset / np.linalg.norm(self.offset)
+        return float(np.linalg.norm(self.shift - (self.shift @ unit) * unit))
 
 
 def score(
@@ -106,43 +130,68 @@ def score(
 ) -> Scores:
     """Run a configuration with canaries and score them.
 
+    Where a first stage releases statistics of few groups, few canaries can be told apart in it; the configuration then
+    runs several times with fresh coins, and the scores of all runs are counted together.
+
     Args:
         config: What runs; its sampling rate stays.
         dimension: Trained values D.
-        parties: Enrolled clients.
+        parties: Enrolled clients; at most `MOST_PARTIES` take part, with the same total noise.
         plan: Size of the audit.
         factors: Positions of each kind of factor.
-        schedule: The codec of each round; one over a single tensor when absent.
+        schedule: The codec of each round; one over a single tensor, without public records, when absent.
     """
-    generator = np.random.default_rng([plan.seed, 1])
-    planted = canaries(plan.canaries, dimension, plan.seed, length_for(config))
-    inside = generator.random(len(planted)) < 0.5
-    # Two of each at least, or there is nothing to compare.
-    inside[:4] = (True, False, True, False)
-    schedule = schedule or CodecSchedule(
-        config.codec,
-        [("w", (dimension,))],
-        config.seed,
-        plan.rounds,
-        private=config.privacy is not None,
-        sealed=config.sealing.kind != "none",
-    )
+    schedule = schedule or plain_schedule(config, [("w", (dimension,))], plan.rounds)
+    if config.schedule.min_survivors is None and config.schedule.weights is None:
+        parties = min(parties, MOST_PARTIES)
     stage = Stage(config, CanaryTrainer(dimension), np.zeros(dimension, np.float32), schedule, factors)
-    colluders = _colluders(config)
+    planted = _planted(config, dimension, plan, schedule)
+    runs = max(1, plan.canaries // len(planted))
+    parts = [_scored(stage, planted, parties, plan, number) for number in range(runs)]
+    joined = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ("seen", "shift", "offset", "ratios", "inside")
+    }
+    return Scores(**joined, rehearsed=parts[-1].rehearsed)
+
+
+def _planted(config: Config, dimension: int, plan: Plan, schedule: CodecSchedule) -> list[Canary]:
+    length = length_for(config)
+    if config.system.kind == "dr_encoder":
+        asked = config.system.statistics
+        code = StatisticsCode(as_layout(schedule.layout), asked.prior, asked.moments, asked.groups)
+        if 2 * len(code.counts) < plan.canaries:
+            return canaries_of_statistics(code, plan.seed, length)
+    return canaries(plan.canaries, dimension, plan.seed, length)
+
+
+def _scored(stage: Stage, planted: list[Canary], parties: int, plan: Plan, number: int) -> Scores:
+    """One run."""
+    inside = np.random.default_rng([plan.seed, 1, number]).random(len(planted)) < 0.5
+    inside[:4] = (True, False, True, False)  # two of each at least, or there is nothing to compare
+    colluders = _colluders(stage.config)
     homes = {c.id: colluders + i % (parties - colluders) for i, c in enumerate(planted)}
     records: dict[str, list[Canary]] = {f"silo{party}": [] for party in range(parties)}
     for canary, coin in zip(planted, inside, strict=True):
         if coin:
             records[f"silo{homes[canary.id]}"].append(canary)
     rehearsed = rehearse(stage, records, rounds=plan.rounds, change=with_canaries, micro_batch=BATCH)
-    summed, ratios = np.zeros(len(planted)), np.zeros(len(planted))
-    for seen in rehearsed.transcript.rounds:
-        if seen.total is None:
-            continue
-        found = _components(rehearsed, seen, planted, homes, range(colluders))
-        summed += found
-        ratios += _ratio(found / _response(seen.system), seen.system)
-    return Scores(summed, ratios, inside, rehearsed)
+    ratios = np.zeros(len(planted))
+    rounds = [seen for seen in rehearsed.transcript.rounds if seen.total is not None]
+    parts = [1 / _sigma(seen.system) for seen in rounds]
+    whole = math.sqrt(math.fsum(part**2 for part in parts))  # mu of all rounds, were all units in all of them
+    rows = []
+    for seen, part in zip(rounds, parts, strict=True):
+        found, gram = _components(rehearsed, seen, planted, homes, range(colluders))
+        found = found / _response(seen.system)
+        values, vectors = np.linalg.eigh(gram)
+        kept = values > 1e-6 * values.max()
+        roots, basis = np.sqrt(values[kept]), vectors[:, kept]
+        added = roots[:, None] * basis.T * (part / whole)
+        rows.append((basis.T @ found / roots * part, added @ inside, added @ np.ones(len(inside))))
+        ratios += _ratio(basis @ (basis.T @ found / values[kept]), seen.system)
+    seen_, shift, offset = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return Scores(seen_, shift, offset, ratios, inside, rehearsed)
 
 
 def findings(
@@ -209,7 +258,7 @@ def accounted_delta_at_zero(rehearsed: Rehearsed) -> float:
 
 def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> Finding:
     delta = config.privacy.delta if config.privacy else 1e-5
-    shown, sure = (estimate_mu(scored.summed, scored.inside, alpha) for alpha in (1 - LEVEL, alarm))
+    shown, sure = (scored.estimate(alpha) for alpha in (1 - LEVEL, alarm))
     claimed = accounted(scored)
     value, low, high = (epsilon_of_mu(mu, delta) for mu in (shown.value, shown.low, shown.high))
     base = Finding(
@@ -292,12 +341,13 @@ SEES = "all opened sums (single messages where nothing seals them), the canaries
 
 def _power_text(scored: Scores, claimed: float, delta: float) -> str:
     """Probability that this audit would have found half of the noise."""
-    releases = scored.releases
-    rate, sigma = releases[0].sampling.rate, releases[0].effective_noise_multiplier
-    count = sum(r.count for r in releases)
-    found = power(
-        visible_mu(rate, sigma / 2, count), mu_of_epsilon(claimed, delta), len(scored.summed), 1 - LEVEL
-    )
+    promised = mu_of_epsilon(claimed, delta)
+    rates = {r.sampling.rate for r in scored.releases}
+    shown = 2 * promised
+    if rates != {1.0}:
+        last = scored.releases[-1]
+        shown = visible_mu(last.sampling.rate, last.effective_noise_multiplier / 2, last.count)
+    found = power_at(shown, promised, scored.root, len(scored.seen) - 2, 1 - LEVEL)
     return f"Half the noise would have been found with probability {found:.2f}."
 
 
@@ -309,8 +359,13 @@ def _colluders(config: Config) -> int:
 
 def _components(
     rehearsed: Rehearsed, seen: RoundSeen, planted: list[Canary], homes: dict[str, int], colluders: range
-) -> NDArray[np.float64]:
-    """Component of what was opened along each canary's own direction, in the units of a code."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Component of what was opened along each canary's own direction, and how these directions overlap.
+
+    Returns:
+        float64 [m], in the units of a code, and the Gram matrix [m, m] of the directions; zero where two canaries'
+        messages are seen apart.
+    """
     opened: dict[int, Floats] = {}
     if rehearsed.resolved.config.sealing.kind == "none":
         number = rehearsed.transcript.rounds.index(seen)
@@ -334,14 +389,13 @@ def _components(
         if seen.codec is not None:
             directions.append(rows)
     if not directions:
-        return found
-    # Codes of canaries overlap; taking the overlap out leaves scores that other canaries' coins do not blur.
-    basis = np.concatenate(directions).astype(np.float64)
-    gram = basis @ basis.T
-    together = np.array([[homes[a.id] == homes[b.id] for b in planted] for a in planted])
-    if len({id(v) for v in opened.values()}) > 1:
-        gram = np.where(together, gram, 0.0)
-    return np.asarray(np.linalg.lstsq(gram, found, rcond=1e-6)[0], np.float64)
+        return found, np.eye(len(planted))
+    vectors = np.concatenate(directions).astype(np.float64)
+    gram = vectors @ vectors.T
+    if rehearsed.resolved.config.sealing.kind == "none":
+        silos = np.array([homes[c.id] for c in planted])
+        gram = np.where(silos[:, None] == silos[None, :], gram, 0.0)
+    return found, gram
 
 
 def _response(system: System) -> float:
@@ -359,11 +413,19 @@ def _ratio(components: NDArray[np.float64], system: System) -> NDArray[np.float6
     """Log-likelihood ratio of a sampled unit's presence, from components in multiples of its own length."""
     if not isinstance(system.release, Release):
         return components
-    sigma = system.release.effective_noise_multiplier / math.sqrt(system.release.count)
+    sigma = _sigma(system)
     rate = min(system.release.sampling.rate, 1 - 1e-12)
     exponent = np.clip(components / sigma**2 - 1 / (2 * sigma**2), -700.0, 700.0)
     ratio: NDArray[np.float64] = np.log1p(rate * np.expm1(exponent))
     return ratio
+
+
+def _sigma(system: System) -> float:
+    """Noise of a round over a unit's own length; 1 where there is none."""
+    release = system.release
+    if not isinstance(release, Release):
+        return 1.0
+    return release.effective_noise_multiplier / math.sqrt(release.count)
 
 
 def _number(value: float) -> str:

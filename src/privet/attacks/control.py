@@ -30,11 +30,13 @@ from privet.errors import PrivetError
 from privet.lora import AdapterLayout, LoraSpec, factors_of
 from privet.material import LoraTrainer, Material, answer_tokens, codec_schedule, public_clip_norm
 from privet.pipeline import Floats
-from privet.system_config import FedAvgConfig
+from privet.system_config import FedAvgConfig, HedgeConfig
 from privet.tokenise import Example
 from privet.train import Backbone
 
 LAYERS = (0, 1)
+RATE = 10.0
+"""Local rate of the control: large, so that in the second round B is far from zero and A's gradient above the grid."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def refused(attack: str, setting: str, sees: str, error: PrivetError) -> Finding
 
 def clear(config: Config) -> Config:
     """The positive control: one plain local step, averaged, with nothing in between."""
-    local = LocalConfig(steps=1, batch_size=1 << 16, optimiser="sgd", learning_rate=1.0)
+    local = LocalConfig(steps=1, batch_size=1 << 16, optimiser="sgd", learning_rate=RATE)
     server = OptimiserConfig(kind="average", learning_rate=1.0)
     schedule = config.schedule.model_copy(
         update={
@@ -191,7 +193,8 @@ def noised(config: Config, clip_norm: float, batch: float) -> Config:
         schedule = schedule.model_copy(update={"sampling_rate": 1.0, "expected_batch": batch})
     return base.model_copy(
         update={
-            "system": config.system,
+            # An encoder that is learned changes nothing of the noise, and the control is about the noise.
+            "system": HedgeConfig() if config.system.preparation_rounds else config.system,
             "privacy": privacy,
             "sealing": config.sealing,
             "schedule": schedule,
@@ -222,7 +225,7 @@ def masked(config: Config) -> Config:
 
 def pruned(share: float) -> PruneCodec:
     """A public mask that drops a share of the coordinates from the second round on, drawn from the seed."""
-    return PruneCodec(mask="seed", start_round=1, start_rate=share, end_rate=share)
+    return PruneCodec(mask="seed", start_round=1, start_rate=share, end_rate=share, allow_useless=True)
 
 
 def clip_norm(prepared: Prepared, most: int = 32) -> float:

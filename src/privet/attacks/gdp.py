@@ -44,17 +44,38 @@ def estimate_mu(scores: NDArray[np.float64], inside: NDArray[np.bool_], alpha: f
         inside: Whether each canary's coin put it in, bool [m].
         alpha: Error probability of each bound.
     """
-    one, other = scores[inside], scores[~inside]
-    degrees = len(scores) - 2
-    pooled = math.sqrt((one.var() * len(one) + other.var() * len(other)) / degrees)
-    distance = float(one.mean() - other.mean())
-    counts = (len(one), len(other))
-    if not distance < LARGEST_MU * pooled:
-        return MuEstimate(math.inf, LARGEST_MU if distance > 0 else 0.0, math.inf, alpha, counts)
-    root = _root(*counts)
-    value = distance / pooled
-    low, high = (_noncentrality(value * root, degrees, a) / root for a in (alpha, 1 - alpha))
-    return MuEstimate(value, low, high, alpha, counts)
+    counts = (int(inside.sum()), int((~inside).sum()))
+    return slope(scores, inside.astype(np.float64), np.ones(len(scores)), alpha, counts)
+
+
+def slope(
+    seen: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    alpha: float,
+    canaries: tuple[int, int],
+) -> MuEstimate:
+    """mu from whitened observations: seen = s (mu shift + c offset + noise of variance 1), with s and c unknown.
+
+    Least squares; the bounds are exact for normal noise (Student's non-central t).
+
+    Args:
+        seen: float64 [n].
+        shift: What the canaries inside add for mu = 1, float64 [n].
+        offset: What all canaries together would add, float64 [n]; taken out, so that only coins count.
+        alpha: Error probability of each bound.
+        canaries: Canaries inside and outside, for the record.
+    """
+    unit = offset / np.linalg.norm(offset)
+    x, y = (v - (v @ unit) * unit for v in (shift, seen))
+    degrees, root = len(seen) - 2, float(np.linalg.norm(x))
+    along = float(x @ y) / root
+    left = float(np.linalg.norm(y - along / root * x)) / math.sqrt(degrees)
+    if not abs(along) < LARGEST_MU * root * left:
+        return MuEstimate(math.inf, LARGEST_MU if along > 0 else 0.0, math.inf, alpha, canaries)
+    t = along / left
+    low, high = (_noncentrality(t, degrees, a) / root for a in (alpha, 1 - alpha))
+    return MuEstimate(t / root, low, high, alpha, canaries)
 
 
 def _root(inside: int, outside: int) -> float:
@@ -109,9 +130,14 @@ def visible_mu(rate: float, sigma: float, rounds: int) -> float:
 
 def power(shown: float, claimed: float, canaries: int, alpha: float = 0.025) -> float:
     """Probability that the lower bound exceeds a claimed mu when the scores show ``shown``; half of them are inside."""
+    root = _root(canaries // 2, canaries - canaries // 2)
+    return power_at(shown, claimed, root, canaries - 2, alpha)
+
+
+def power_at(shown: float, claimed: float, root: float, degrees: int, alpha: float) -> float:
+    """The same for observations whose shift has length ``root``."""
     from scipy.stats import nct, norm
 
-    root, degrees = _root(canaries // 2, canaries - canaries // 2), canaries - 2
     if max(shown, claimed) * root > 100:
         width = math.sqrt(1 + (claimed * root) ** 2 / (2 * degrees))
         return float(norm.sf((claimed - shown) * root / width + norm.isf(alpha)))

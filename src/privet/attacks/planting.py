@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privet.codecs.prior import StatisticsCode
 from privet.config import LocalConfig
 from privet.pipeline import Floats, Pass, Units
 from privet.systems import System
@@ -98,7 +99,10 @@ class CanaryClients:
 
 def with_canaries(system: System) -> System:
     """The system with canaries in the place of its units; records that it samples stay sampled."""
-    return replace(system, work=_planted(system.work))
+    preparation = system.preparation
+    if preparation is not None:
+        preparation = replace(preparation, system=with_canaries(preparation.system))
+    return replace(system, work=_planted(system.work), preparation=preparation)
 
 
 def _planted(work: Work) -> Work:
@@ -111,6 +115,30 @@ def _planted(work: Work) -> Work:
         case LocalUpdate() | BatchGradient():
             return CanaryClients()
     raise TypeError(f"no canary can be planted into {type(work).__name__}")
+
+
+def canaries_of_statistics(code: StatisticsCode, seed: int, length: float = LENGTH) -> list[Canary]:
+    """Two canaries in each group of tensors: one a constant, one of mean zero.
+
+    Their messages in a stage that sends mean and standard deviation of each group are orthogonal, and so are they.
+
+    Args:
+        code: Stage 1's code.
+        seed: Draws signs.
+        length: Norm of each.
+    """
+    generator = np.random.default_rng(seed)
+    ends = np.cumsum([0] + [int(np.prod(shape)) for _, shape in code.layout])
+    rows = []
+    for group in range(len(code.counts)):
+        members = [np.arange(ends[i], ends[i + 1]) for i in np.flatnonzero(code.group_of == group)]
+        own = np.concatenate(members)
+        own = own[: len(own) - len(own) % 2]
+        balanced = generator.permutation(np.repeat([-1.0, 1.0], len(own) // 2))
+        for name, signs in (("mean", np.ones(len(own))), ("spread", balanced)):
+            values = (signs * length / np.sqrt(len(own))).astype(np.float32)
+            rows.append(Canary(f"canary/{group}/{name}", code.dimension, own, values))
+    return rows
 
 
 def canaries(count: int, dimension: int, seed: int, length: float = LENGTH) -> list[Canary]:

@@ -26,8 +26,7 @@ import numpy as np
 from privet.attacks.audit_canary import BATCH, length_for
 from privet.attacks.finding import Finding
 from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries
-from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, rehearse
-from privet.codec_schedule import CodecSchedule
+from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse
 from privet.config import Config
 from privet.engines.local import LocalEngine
 from privet.errors import PrivetError
@@ -210,14 +209,7 @@ class _Trial:
             f"silo{p}": list(own.get(p, units[p * UNITS : (p + 1) * UNITS])) for p in range(self.parties)
         }
         config = self.config
-        schedule = CodecSchedule(
-            config.codec,
-            [("w", (self.dimension,))],
-            config.seed,
-            1,
-            private=config.privacy is not None,
-            sealed=config.sealing.kind != "none",
-        )
+        schedule = plain_schedule(config, [("w", (self.dimension,))], 1)
         initial = np.zeros(self.dimension, np.float32)
         stage = Stage(config, CanaryTrainer(self.dimension), initial, schedule, self.factors)
         return rehearse(stage, records, rounds=1, change=with_canaries, prepare=misbehave, micro_batch=BATCH)

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from privet.attacks.transcript import Transcript
+from privet.codec_config import AutoencoderCodec
 from privet.codec_schedule import CodecSchedule
+from privet.codecs import Layout
 from privet.config import Config
 from privet.federation import Federation, Secrets, federate, sum_field
 from privet.pipeline import CodecLike, Floats
@@ -96,7 +98,13 @@ def rehearse(
     config = without_budget(stage.config)
     if rounds is not None:
         config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"rounds": rounds})})
-    known = resolve(config, dimension=len(stage.initial), parties=len(records), factors=stage.factors)
+    known = resolve(
+        config,
+        dimension=len(stage.initial),
+        parties=len(records),
+        factors=stage.factors,
+        layout=stage.schedule.layout,
+    )
     facts = {name: getattr(known, name) for name in ("config", "facts", "trust")}
     resolved = _Replaced(**facts, system=change(known.system), change=change)
     size = micro_batch or config.engine.micro_batch
@@ -116,6 +124,27 @@ def rehearse(
         prepare(federation)
         progress = federation.engine.run(federation.server.steps())
     return Rehearsed(transcript, federation.server.ledger, resolved, federation.flat, progress.stopped)
+
+
+def plain_schedule(config: Config, layout: Layout, rounds: int) -> CodecSchedule:
+    """The codecs of a rehearsal that has no public records; one that is learned is hardly trained.
+
+    What is promised does not depend on the encoder, since the clip comes after it.
+    """
+    codec = config.codec
+    if isinstance(codec, AutoencoderCodec):
+        short = {"epochs": 1, "samples": 8, "holdout": 2, "batch_size": 8}
+        codec = codec.model_copy(update=short)
+    codec = codec.model_copy(update={"allow_useless": True})
+    return CodecSchedule(
+        codec,
+        layout,
+        config.seed,
+        rounds,
+        private=config.privacy is not None and not getattr(config.system, "faithful", False),
+        sealed=config.sealing.kind != "none",
+        learns=config.system.preparation_rounds > 0,
+    )
 
 
 def without_budget(config: Config) -> Config:

@@ -25,11 +25,13 @@ from privet.attacks import (
     poison_norm,
 )
 from privet.attacks.finding import Finding, not_applicable
-from privet.attacks.rehearsal import Stage, everybody_in
+from privet.attacks.rehearsal import Stage, everybody_in, plain_schedule
+from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
+from privet.codec_schedule import CodecSchedule
 from privet.config import Config
 from privet.errors import PrivetError
 from privet.lora import factors_of
-from privet.material import Material, codec_schedule, gather, public_clip_norm
+from privet.material import Material, codec_schedule, gather, layout_of, public_clip_norm
 from privet.pipeline import Floats
 from privet.report.record import RunRecord
 from privet.resolve import resolve
@@ -40,6 +42,8 @@ SCHEMA = 1
 FALSE_ALARM = 0.05
 FILE = "audit.json"
 DECOYS = 99
+MOST_SILOS = 4
+"""Silos that membership and inversion look at: what they cost goes with the number of messages."""
 Suite = Literal["quick", "full"]
 Observe = Callable[[str, dict[str, Any]], None]
 
@@ -133,6 +137,7 @@ def _resolved(config: Config, material: Material) -> Config:
         parties=len(material.silos),
         clip_norm=clip,
         factors=factors_of(trainer.backbone.layout),
+        layout=layout_of(material),
     ).config
 
 
@@ -177,18 +182,24 @@ class _Auditor:
     def _parties(self) -> int:
         return len(self.material.silos)
 
-    def _pick(self, count: int, offset: int = 0) -> dict[str, list[Example]]:
-        """``count`` records of each silo, chosen by the seed."""
+    def _pick(self, count: int, offset: int = 0, silos: int = MOST_SILOS) -> dict[str, list[Example]]:
+        """``count`` records of each of the first silos, chosen by the seed."""
         picked = {}
-        for number, (name, own) in enumerate(self.material.silos.items()):
+        for number, (name, own) in enumerate(list(self.material.silos.items())[:silos]):
             order = np.random.default_rng([self.seed, 3, number]).permutation(len(own))
-            picked[name] = [own[i] for i in order[offset : offset + count]]
+            picked[name] = [own[i] for i in np.resize(np.roll(order, -offset), count)]
         return picked
 
     def _canaries(self) -> list[Finding]:
         trainer = self.material.trainer
-        schedule = codec_schedule(self.config, self.material)
-        code = resolve_code_size(schedule, trainer.backbone.initial_flat())
+        follows = isinstance(self.config.codec, RowPcaCodec | PublicSubspaceCodec)
+        layout = layout_of(self.material)
+        schedule = (
+            codec_schedule(self.config, self.material)
+            if follows
+            else plain_schedule(self.config, layout, self.config.schedule.rounds)
+        )
+        code = code_size(schedule, trainer.backbone.initial_flat())
         rounds = self.config.schedule.rounds
         plan = audit_canary.Plan.within(
             trainer.dimension, rounds, self.sizes.work, self.sizes.canaries, self.seed, code
@@ -247,7 +258,8 @@ class _Auditor:
                 "The test records are not public, so there are no records that surely were not trained on."
             )
             return [not_applicable("mia.model", "the final adapter", mia_model.SEES, reason)]
-        members = [e for own in self._pick(-(-self.sizes.records // self._parties)).values() for e in own]
+        each = -(-self.sizes.records // self._parties)
+        members = [e for own in self._pick(each, silos=self._parties).values() for e in own]
         order = np.random.default_rng([self.seed, 4]).permutation(len(others))[: self.sizes.records]
         return mia_model.findings(
             self.material.trainer.backbone,
@@ -308,7 +320,7 @@ class _Auditor:
         done = prepared.rehearse(control.sealed(self.config, sealing), records)
         recall = invert_aggregate.sum_recall(prepared, done, records)
         count = sum(map(len, records.values()))
-        setting = f"{count} records of {self._parties} clients, no noise"
+        setting = f"{count} records of {len(records)} clients, no noise"
         rows = [invert_aggregate.sum_finding(setting, [recall], level)]
         if self.config.sealing.kind == "none":
             return rows
@@ -322,7 +334,7 @@ class _Auditor:
             return []
         trials = []
         clip = control.clip_norm(prepared)
-        config = control.noised(self.config, clip, float(self._parties))
+        config = control.noised(self.config, clip, float(min(self._parties, MOST_SILOS)))
         for number in range(self.sizes.trials):
             records = self._pick(1, 40 + number)
             victims = [e for own in records.values() for e in own]
@@ -331,11 +343,13 @@ class _Auditor:
             decoys = [self._pick(1, 100 + DECOYS * number + i) for i in range(DECOYS)]
             others = [[e for own in each.values() for e in own] for each in decoys]
             trials.append(invert_tokens.trial(prepared, seen.direction(seen.total), victims, others))
-        setting = f"this run's system, seal and noise; a record of each client in every round, batch {self._parties}"
+        setting = (
+            f"this run's system, seal and noise; a record of each client in every round, batch {len(records)}"
+        )
         return [invert_tokens.against_prior(setting, trials, sees="the opened sum", alarm=self.alarm)]
 
 
-def resolve_code_size(schedule: Any, initial: Floats) -> int:
-    """Values of the first round's code; 0 without a codec."""
-    codec = schedule.codec(0, initial, None, None)
+def code_size(schedule: CodecSchedule, initial: Floats) -> int:
+    """Values of the first round's code; 0 without a codec, or where it is still to be learned."""
+    codec = schedule.first(initial)
     return int(codec.size) if codec is not None else 0

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from privet import wire
 from privet.client import Client
-from privet.codecs import Codec
 from privet.federation import Federation
 from privet.messages import ROUND
 from privet.packing import unpack
-from privet.pipeline import Floats, Integers
+from privet.pipeline import CodecLike, Encode, Floats, Integers
 from privet.protocol import Body, RoundId
 from privet.sealing.masks import Group, Words
 from privet.systems import System
@@ -34,7 +33,6 @@ class RoundSeen:
         number: Round, from 0.
         flat: The adapter that it started from, float32 [D]: known to all who may see adapters.
         system: What ran, with the round's codec.
-        codec: The codec; ``None`` for the identity.
         messages: Answers by party, as bytes on the wire.
         handed: What each client handed to its seal, int64 [k], by party.
         total: The opened sum, int64 [k]; ``None`` if the round did not open.
@@ -43,10 +41,14 @@ class RoundSeen:
     number: int
     flat: Floats
     system: System
-    codec: Codec | None
     messages: dict[int, bytes] = field(default_factory=dict)
     handed: dict[int, Integers] = field(default_factory=dict)
     total: Integers | None = None
+
+    @property
+    def codec(self) -> CodecLike | None:
+        """What contributions are encoded with; ``None`` for the identity."""
+        return next((s.codec for s in self.system.pipeline.stages if isinstance(s, Encode)), None)
 
     def direction(self, values: Integers) -> Floats:
         """A contribution or a sum, int64 [k], in the units of the adapter, float32 [D]: the server's own way back."""
@@ -109,7 +111,8 @@ class Transcript:
     def _at(self, number: int, client: Client) -> RoundSeen:
         if not self.rounds or self.rounds[-1].number != number:
             state = client.aggregator
-            self.rounds.append(RoundSeen(number, state.flat.copy(), state.system, state.codec))
+            system = state.system.at(number)
+            self.rounds.append(RoundSeen(number, state.flat.copy(), system))
         return self.rounds[-1]
 
     def _watch_seal(self, party: int, client: Client) -> None:

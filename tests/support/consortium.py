@@ -168,7 +168,7 @@ class Consortium:
 
     def connected(self, *names: str) -> None:
         """Wait until these sites are connected."""
-        until(f"connection of {names}", lambda: set(names) <= set(self.operator().sites() or ()), pause=0.5)
+        until(f"connection of {names}", lambda: set(names) <= set(self.operator().sites() or ()), pause=0.2)
 
     def operator(self, tell: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None) -> Operator:
         return Operator(self.server_kit, tell, poll_seconds=0.3)

@@ -19,12 +19,12 @@ from privet.config import Config
 from privet.deploy.project import OPERATOR, OPERATOR_KIT
 from privet.deploy.starting import server_home, site_home
 from privet.engines.homes import FOLDER, RUNS, ServerHome
-from privet.engines.serving import FINISHED, OVER, STOPPED
+from privet.engines.serving import FINISHED, INTERRUPTED, OVER, RUNNING, STOPPED
 from privet.errors import PrivetError
 from privet.resolve import trust_model
 
 MOST_JOBS_WITHOUT_A_ROUND = 5
-_POLL_SECONDS = 1.0
+_POLL_SECONDS, _TEARDOWN_SECONDS = 1.0, 60.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 Tell = Callable[[str, dict[str, Any]], None]
 
@@ -105,17 +105,9 @@ class Operator:
         least = trust_model(load(home.submitted(run)), home.roster().size).min_survivors
         with operator.session(self.kit / OPERATOR_KIT, OPERATOR) as opened:
             before = home.orders(run).get("job")
-            if (
-                before
-                and not operator.has_ended(operator.state(opened, before))
-                and self._is_alive(opened, before)
-            ):
-                raise PrivetError(
-                    "its job still runs",
-                    field="RUN",
-                    given=run,
-                    hint=f"privet status {run}, or privet stop {run}",
-                )
+            # A server that was killed leaves its jobs marked as running for ever: it is asked for their processes.
+            if before and operator.runs_now(opened, before):
+                self._wait_for_end(opened, run, before)
             job = operator.submit(opened, run, least=least)
         home.order(
             run,
@@ -124,11 +116,20 @@ class Operator:
         self.tell("job", {"run": run, "job": job})
         return job
 
-    def _is_alive(self, opened: Any, job: str) -> bool:
-        """A server that was killed leaves its jobs marked as running for ever; only its own jobs are alive."""
+    def _wait_for_end(self, opened: Any, run: str, job: str) -> None:
+        """A run that is over, or between two jobs, has a job whose processes are still being taken down."""
         from privet.engines.flare import operator
 
-        return operator.runs_now(opened, job)
+        status = self.home.status(run)
+        if status.get("job") == job and status["state"] != RUNNING:
+            end = time.monotonic() + _TEARDOWN_SECONDS
+            while time.monotonic() < end:
+                if not operator.runs_now(opened, job):
+                    return
+                time.sleep(self.poll_seconds)
+        raise PrivetError(
+            "its job still runs", field="RUN", given=run, hint=f"privet status {run}, or privet stop {run}"
+        )
 
     def follow(self, run: str) -> dict[str, Any]:
         """Tell of a run until it is over, and keep it going; returns its last status.
@@ -136,24 +137,12 @@ class Operator:
         Raises:
             PrivetError: if it gets no further: several jobs in a row ended without a round.
         """
-        from privet.engines.flare import operator
 
-        home, idle, at = self.home, 0, -1
-        self._told = int(home.status(run).get("round", 0))
+        idle, at = 0, -1
+        self._told = int(self.home.status(run).get("round", 0))
         while True:
-            status, orders = home.status(run), home.orders(run)
-            self._tell_rounds(run, status)
-            if orders.get("stop"):
-                return {**status, "state": STOPPED, "reason": "stopped by the operator"}
-            with operator.session(self.kit / OPERATOR_KIT, OPERATOR) as opened:
-                ended = self._watch(opened, run, orders["job"])
-            status = home.status(run)
-            self._tell_rounds(run, status)
-            if home.orders(run).get("stop"):
-                continue
-            if not ended:
-                continue
-            if status.get("state") in OVER:
+            status = self._watch(run)
+            if status["state"] in OVER:
                 self.tell("over", status)
                 return status
             number = int(status.get("round", 0))
@@ -167,29 +156,34 @@ class Operator:
                 )
             self.start_job(run)
 
-    def _watch(self, opened: Any, run: str, job: str) -> bool:
-        """Look on until the job has ended; asks it to end between two rounds when a site is back outside it."""
+    def _watch(self, run: str) -> dict[str, Any]:
+        """Look on until the run is over or its job has ended, and return the run's status.
+
+        A job is asked to end between two rounds when a site is back that is not in it.
+        """
         from privet.engines.flare import operator
 
-        home, began = self.home, int(self.home.status(run).get("round", 0))
-        while not operator.has_ended(operator.state(opened, job)):
-            orders, status = home.orders(run), home.status(run)
-            if orders.get("stop"):
-                return False
-            self._tell_rounds(run, status)
-            further = int(status.get("round", 0)) > began
-            if further and status.get("out") and not orders.get("rejoin"):
-                back = set(operator.outside(opened, job)) & set(status["out"])
-                if back:
-                    home.order(run, {"rejoin": True})
-                    self.tell("back", {"sites": sorted(back)})
-            time.sleep(self.poll_seconds)
-        return True
-
-    def _tell_rounds(self, run: str, status: dict[str, Any]) -> None:
-        if int(status.get("round", 0)) > self._told:
-            self._told = int(status["round"])
-            self.tell("round", status)
+        home = self.home
+        job, began = home.orders(run)["job"], int(home.status(run).get("round", 0))
+        with operator.session(self.kit / OPERATOR_KIT, OPERATOR) as opened:
+            while True:
+                ended = operator.has_ended(operator.state(opened, job))
+                orders, status = home.orders(run), home.status(run)
+                if int(status.get("round", 0)) > self._told:
+                    self._told = int(status["round"])
+                    self.tell("round", status)
+                if orders.get("stop"):
+                    return {**status, "state": STOPPED, "reason": "stopped by the operator"}
+                if status.get("job") == job and status["state"] in OVER:
+                    return status
+                if ended:
+                    return {**status, "state": INTERRUPTED}
+                if int(status.get("round", 0)) > began and status.get("out") and not orders.get("rejoin"):
+                    back = set(operator.outside(opened, job)) & set(status["out"])
+                    if back:
+                        home.order(run, {"rejoin": True})
+                        self.tell("back", {"sites": sorted(back)})
+                time.sleep(self.poll_seconds)
 
     def stop(self, run: str) -> None:
         """End a run's job; `--continue` can go on with it.

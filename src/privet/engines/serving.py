@@ -93,16 +93,17 @@ class AtSites:
         return Federation(server, {}, engine)
 
 
-def serve(kit: Path, run: str, transport: Transport) -> None:
+def serve(kit: Path, run: str, job: str, transport: Transport) -> None:
     """Run, or go on with, a submitted run, and keep its status up to date; mistakes end in the status, not here.
 
     Args:
         kit: The server's kit.
         run: Name of the run.
+        job: The engine's name for the job that this is.
         transport: Carries bytes to the sites.
     """
     home = ServerHome(kit / FOLDER)
-    home.tell(run, {"state": RUNNING, "reason": None, "out": {}})
+    home.tell(run, {"job": job, "state": RUNNING, "reason": None, "out": {}})
     try:
         roster = home.roster()
         result = _start(home, roster, run, transport)

@@ -52,7 +52,12 @@ class PrivetController(Controller):  # type: ignore[misc]  # nvflare is untyped
 
         kit = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
         home = ServerHome(kit / FOLDER)
-        serve(kit, self.run_name, FlareTransport(self, home, self.run_name, fl_ctx, abort_signal))
+        serve(
+            kit,
+            self.run_name,
+            fl_ctx.get_job_id(),
+            FlareTransport(self, home, self.run_name, fl_ctx, abort_signal),
+        )
 
 
 class FlareTransport:

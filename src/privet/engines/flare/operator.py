@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,17 +34,13 @@ def session(kit: Path, user: str) -> Iterator[Session]:
     Raises:
         PrivetError: if no server answers.
     """
+    _check_port(kit)
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             opened = new_secure_session(user, str(kit), timeout=_CONNECT_SECONDS)
     except (NoConnection, InternalError, OSError):
-        raise PrivetError(
-            "no server answers",
-            field="--kit",
-            given=kit.parent,
-            hint="start it first, on this machine: privet server start --kit DIR",
-        ) from None
+        raise _nobody(kit) from None
     finally:
         logging.disable(logging.NOTSET)
     try:
@@ -51,6 +48,24 @@ def session(kit: Path, user: str) -> Iterator[Session]:
     finally:
         with contextlib.suppress(Exception):  # the connection may be gone already
             opened.close()
+
+
+def _check_port(kit: Path) -> None:
+    """FLARE waits long for a server that is not there; a closed port tells at once."""
+    facts = json.loads((kit / "startup" / "fed_admin.json").read_text(encoding="utf-8"))["admin"]
+    try:
+        socket.create_connection((facts["host"], facts["port"]), _CONNECT_SECONDS).close()
+    except OSError:
+        raise _nobody(kit) from None
+
+
+def _nobody(kit: Path) -> PrivetError:
+    return PrivetError(
+        "no server answers",
+        field="--kit",
+        given=kit.parent,
+        hint="start it first, on this machine: privet server start --kit DIR",
+    )
 
 
 def connected(opened: Session) -> list[str]:

@@ -1,0 +1,155 @@
+"""kill -9 of every process of a consortium in the midst of its rounds: what dropped out comes back, and the run ends.
+
+Four sites, of which any three make a sum. Real processes and real TLS; `make test-distributed`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.consortium import Consortium, until
+
+SITES = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
+ROUNDS = 10
+VICTIM = "hosp-b"
+
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("flare")]
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Consortium]:
+    made = Consortium(tmp_path_factory.mktemp("consortium"), SITES)
+    try:
+        made.start_all()
+        yield made
+    finally:
+        made.close()
+
+
+def config(consortium: Consortium, rounds: int = ROUNDS, **engine: Any) -> str:
+    return consortium.config(
+        schedule={"rounds": rounds, "min_survivors": 3, "round_attempts": 4},
+        engine={"site_timeout": 15, **engine},
+    )
+
+
+class Follower(threading.Thread):
+    """The operator's command that follows a run, beside a test that kills processes."""
+
+    def __init__(self, consortium: Consortium, run: str) -> None:
+        super().__init__(daemon=True)
+        self.operator, self.run_name = consortium.operator(self._note), run
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.status: dict[str, Any] = {}
+        self.error: Exception | None = None
+
+    def _note(self, kind: str, facts: dict[str, Any]) -> None:
+        self.events.append((kind, facts))
+
+    def run(self) -> None:
+        try:
+            self.status = self.operator.follow(self.run_name)
+        except Exception as error:
+            self.error = error
+
+    def end(self, seconds: float = 240.0) -> dict[str, Any]:
+        self.join(seconds)
+        assert not self.is_alive(), "the run did not end"
+        assert self.error is None, self.error
+        return self.status
+
+
+def rows(consortium: Consortium, run: str) -> list[dict[str, Any]]:
+    from privet.run_folder import RunFolder
+
+    return RunFolder(consortium.server.run_folder(run)).rows("rounds.jsonl")
+
+
+def check_rounds(consortium: Consortium, run: str, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Every round once, each with the declared floor, and every release of a site in its own ledger."""
+    found = rows(consortium, run)
+    assert [row["round"] for row in found] == list(range(rounds))
+    assert all(len(row["survivors"]) >= 3 for row in found)
+    for number, name in enumerate(SITES):
+        ledger = consortium.site(name).ledger.runs()[run]
+        charged = sum(release.count for release in ledger.releases)  # type: ignore[union-attr]  # hedge's are Gaussian
+        assert charged >= sum(number in row["survivors"] for row in found), "an answer without a charge"
+    return found
+
+
+def wait_for_round(consortium: Consortium, run: str, number: int) -> None:
+    until(f"round {number}", lambda: consortium.round_of(run) >= number, seconds=120, pause=0.01)
+
+
+def test_a_killed_worker_is_one_lost_answer(consortium: Consortium) -> None:
+    consortium.submit("worker", config(consortium))
+    follower = Follower(consortium, "worker")
+    follower.start()
+    wait_for_round(consortium, "worker", 2)
+    assert len(consortium.kill(VICTIM, "privet.engines.worker")) == 1
+    assert follower.end()["state"] == "finished"
+    found = check_rounds(consortium, "worker")
+    assert "'site': 'hosp-b'" in consortium.run_log("worker")
+    assert "'reason': 'crashed'" in consortium.run_log("worker")
+    assert found[-1]["survivors"] == [0, 1, 2, 3], "it came back"
+    assert len(consortium.server.orders("worker")["jobs"]) == 1, "within the same job"
+
+
+def test_a_killed_job_process_is_started_again(consortium: Consortium) -> None:
+    consortium.submit("process", config(consortium, rounds=20))
+    follower = Follower(consortium, "process")
+    follower.start()
+    wait_for_round(consortium, "process", 2)
+    assert consortium.kill(VICTIM, "worker_process"), "no job process found"
+    assert follower.end()["state"] == "finished"
+    found = check_rounds(consortium, "process", 20)
+    assert any(1 not in row["survivors"] for row in found) or "'site': 'hosp-b'" in consortium.run_log(
+        "process"
+    )
+    assert found[-1]["survivors"] == [0, 1, 2, 3], "it came back"
+
+
+def test_a_killed_site_comes_back_in_another_job(consortium: Consortium) -> None:
+    consortium.submit("site", config(consortium, rounds=60))
+    follower = Follower(consortium, "site")
+    follower.start()
+    wait_for_round(consortium, "site", 2)
+    assert len(consortium.kill(VICTIM)) >= 3, "FLARE's client, its job's process, and the worker"
+    until(
+        "the round without it", lambda: VICTIM in consortium.server.status("site").get("out", {}), seconds=60
+    )
+    consortium.start(VICTIM)
+    assert follower.end()["state"] == "finished"
+    found = check_rounds(consortium, "site", 60)
+    away = [row["round"] for row in found if 1 not in row["survivors"]]
+    assert away
+    assert found[-1]["survivors"] == [0, 1, 2, 3], "it came back"
+    assert len(consortium.server.orders("site")["jobs"]) > 1
+
+
+def test_a_killed_job_process_of_the_server_is_gone_on_with_by_who_follows(consortium: Consortium) -> None:
+    consortium.submit("server-job", config(consortium))
+    follower = Follower(consortium, "server-job")
+    follower.start()
+    wait_for_round(consortium, "server-job", 2)
+    assert len(consortium.kill("server", "runner_process")) == 1
+    assert follower.end()["state"] == "finished"
+    check_rounds(consortium, "server-job")
+    assert len(consortium.server.orders("server-job")["jobs"]) == 2
+
+
+def test_a_stopped_run_can_be_gone_on_with(consortium: Consortium) -> None:
+    consortium.submit("stopped", config(consortium))
+    wait_for_round(consortium, "stopped", 1)
+    consortium.operator().stop("stopped")
+    until("the end", lambda: consortium.server.status("stopped")["state"] == "interrupted", seconds=60)
+    assert consortium.round_of("stopped") < ROUNDS
+    follower = Follower(consortium, "stopped")
+    follower.operator.start_job("stopped")
+    follower.start()
+    assert follower.end()["state"] == "finished"
+    check_rounds(consortium, "stopped")

@@ -1,0 +1,256 @@
+"""Signed envelopes between a server and its sites, without an engine: what is refused, and nothing else changes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+from support.consortium import SITES, local_adapter, write_records
+
+from privet.config import parse
+from privet.engines.homes import FOLDER, KEYS, ROSTER, SITE, Consortium, ServerHome, SiteHome, site_template
+from privet.engines.party import Party, Refused
+from privet.engines.remote import Delivery
+from privet.engines.serving import serve
+from privet.sealing.enrolment import assemble, init_keys, sign_file
+from privet.sealing.identity import Identity
+
+CANARY = "xyzzycanary"
+
+
+class Network:
+    """Kits' folders without FLARE, and a transport that calls the parties in this process.
+
+    Attributes:
+        sent: Every question, in order: operation, party, envelope.
+        meddle: Changes an answer on its way: operation, party, answer.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.sent: list[tuple[str, int, bytes]] = []
+        self.meddle: Callable[[str, int, bytes], bytes] = lambda op, party, answer: answer
+        self.logs: list[str] = []
+        self.parties: dict[int, Party] = {}
+        server = base / "server" / FOLDER
+        server.mkdir(parents=True)
+        key = Identity.create(server / KEYS).public_key.hex()
+        facts = Consortium("trial", "localhost", key, SITES, 1)
+        facts.write(server)
+        cards = []
+        for number, name in enumerate(SITES):
+            home = self.home(name)
+            home.path.mkdir(parents=True)
+            facts.write(home.path)
+            write_records(base / f"{name}.jsonl", 30 + 5 * number, number, CANARY)
+            settings = yaml.safe_load(site_template())
+            settings |= {"data": str(base / f"{name}.jsonl"), "threads": 1}
+            settings["policy"] |= {"allow_insecure_test_seed": True, "max_epsilon": 1000.0}
+            (home.path / SITE).write_text(yaml.safe_dump(settings), encoding="utf-8")
+            cards.append(init_keys(home.path / KEYS, name))
+        self.enrol(cards)
+
+    def enrol(self, cards: list[Path]) -> None:
+        roster = self.base / ROSTER
+        assemble(cards, "trial", roster)
+        for name in SITES:
+            sign_file(self.home(name).path / KEYS, roster)
+        for home in (self.server.path, *(self.home(name).path for name in SITES)):
+            shutil.copy(roster, home / ROSTER)
+
+    def home(self, name: str) -> SiteHome:
+        return SiteHome(self.base / name / FOLDER, name)
+
+    @property
+    def server(self) -> ServerHome:
+        return ServerHome(self.base / "server" / FOLDER)
+
+    def policy(self, name: str, **limits: object) -> None:
+        path = self.home(name).path / SITE
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings["policy"] |= limits
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    def config(self, rounds: int = 2) -> str:
+        raw = {
+            "insecure_test_seed": 7,
+            "system": {"kind": "hedge"},
+            "model": {"name": "small", "dtype": "float32"},
+            "data": {
+                "kind": "jsonl",
+                "path": str(self.base / "*.jsonl"),
+                "partition": {"kind": "file"},
+                "split": {"test": 0.0},
+                "template": {"kind": "classification", "verbalisers": {"0": " negative", "1": " positive"}},
+            },
+            "lora": {"rank": 2, "layers": {"top": 1}},
+            "schedule": {"rounds": rounds, "sampling_rate": 0.2, "expected_batch": 20, "round_attempts": 2},
+            "privacy": {"noise_multiplier": 1.0, "clip_norm": 1.0},
+            "sealing": {"kind": "masked"},
+            "engine": {"threads": 1, "deterministic_units": True},
+        }
+        parse(raw)
+        return yaml.safe_dump(raw)
+
+    def go(self, run: str = "run", rounds: int = 2) -> str:
+        """Run, or go on; returns the run's state."""
+        path = self.server.submitted(run)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(self.config(rounds), encoding="utf-8")
+        for number, name in enumerate(SITES):
+            if number not in self.parties:
+                self.parties[number] = Party(self.home(name), run, self.logs.append)
+        serve(self.base / "server", run, "job", self)
+        return str(self.server.status(run)["state"])
+
+    # What a transport is
+
+    def present(self) -> frozenset[int]:
+        return frozenset(self.parties)
+
+    def wants_continuation(self) -> bool:
+        return False
+
+    def exchange(
+        self, op: str, questions: Mapping[int, bytes], timeout: float, answered: Callable[[], None]
+    ) -> Delivery:
+        answers, failures = {}, {}
+        for party, raw in questions.items():
+            self.sent.append((op, party, raw))
+            try:
+                answers[party] = self.meddle(op, party, self.parties[party].answer(op, raw))
+            except Refused as refused:
+                failures[party] = refused.reason
+        return Delivery(answers, failures)
+
+
+def reason_of_replay(party: Party, op: str, raw: bytes) -> str | None:
+    """Why a question that is sent again is refused; ``None`` if it is answered as before."""
+    try:
+        party.answer(op, raw)
+    except Refused as refusal:
+        return refusal.reason
+    return None
+
+
+@pytest.fixture
+def network(tmp_path: Path, small_folder: Path) -> Network:
+    return Network(tmp_path / CANARY)
+
+
+def test_envelopes_change_nothing_and_old_questions_are_refused(network: Network, tmp_path: Path) -> None:
+    assert network.go() == "finished", network.server.status("run")
+    result = network.server.run_folder("run") / "adapter" / "adapter_model.safetensors"
+    assert result.read_bytes() == local_adapter(network.config(), tmp_path / "local")
+
+    # Every question again, as whoever recorded them could send them: to the process that answered, and to a new one.
+    for party in (network.parties[0], Party(network.home(SITES[0]), "run", network.logs.append)):
+        reasons = [reason_of_replay(party, op, raw) for op, number, raw in network.sent if number == 0]
+        assert reasons.count("refused: replayed") > 3
+        assert set(reasons) <= {None, "refused: replayed", "refused: not-joined"}
+    # Somebody else's question, an operation of another level, another operation's, another run's
+    theirs = next(raw for op, party, raw in network.sent if (op, party) == ("round", 1))
+    enrol = next(raw for op, party, raw in network.sent if (op, party) == ("enrol", 0))
+    invited = next(raw for op, party, raw in network.sent if (op, party) == ("join", 0))
+    for asked, raw, reason in (
+        ("round", theirs, "wrong-receiver"),
+        ("finish", theirs, "unknown-operation"),
+        ("round", enrol, "wrong-op"),
+    ):
+        with pytest.raises(Refused, match=reason):
+            network.parties[0].answer(asked, raw)
+    with pytest.raises(Refused, match="wrong-run"):
+        Party(network.home(SITES[0]), "other", network.logs.append).answer("join", invited)
+    changed = bytearray(next(raw for o, number, raw in network.sent if (o, number) == ("round", 0)))
+    changed[-80] ^= 1
+    with pytest.raises(Refused, match="bad-signature"):
+        network.parties[0].answer("round", bytes(changed))
+
+    # Nothing that the server keeps has a record's text, or a path of a site.
+    for path in network.server.path.rglob("*"):
+        if (
+            path.is_file()
+            and path.parent.name != "submitted"
+            and path.name not in ("config.yaml", "resolved.yaml")
+        ):
+            text = path.read_bytes().replace(str(network.server.path).encode(), b"")
+            assert CANARY.encode() not in text, path
+
+
+def test_an_answer_under_another_key_or_for_another_round_drops_its_site_out(network: Network) -> None:
+    kept: dict[int, bytes] = {}
+
+    def meddle(op: str, party: int, answer: bytes) -> bytes:
+        if op != "round":
+            return answer
+        if party == 0:
+            return kept.setdefault(0, answer)  # the first answer, ever again
+        if party == 1:
+            return answer[:-1] + bytes([answer[-1] ^ 1])
+        return answer
+
+    network.meddle = meddle
+    assert network.go() == "stopped"
+    log = (network.server.run_folder("run") / "log.txt").read_text(encoding="utf-8")
+    assert "'site': 'hosp-b', 'op': 'round', 'reason': 'malformed: bad-signature'" in log
+    assert "'site': 'hosp-a', 'op': 'round', 'reason': 'malformed: wrong-round'" in log
+
+
+def test_a_site_with_anothers_key_is_refused_at_the_site_and_told_at_the_server(network: Network) -> None:
+    home = network.home("hosp-b").path
+    shutil.rmtree(home / KEYS)
+    shutil.copytree(network.home("hosp-c").path / KEYS, home / KEYS)
+    with pytest.raises(Refused, match="roster-or-key"):
+        Party(network.home("hosp-b"), "run", network.logs.append)
+    assert "stands in the roster under another name" in network.logs[-1]
+
+
+def test_a_server_that_changes_the_roster_finds_no_site(network: Network) -> None:
+    """Keys of its own making under the sites' names, signed by those keys: in order by itself, and not the sites'."""
+    forged = network.base / "forged"
+    cards = [init_keys(forged / name, name) for name in SITES]
+    assemble(cards, "trial", network.server.path / ROSTER)
+    for name in SITES:
+        sign_file(forged / name, network.server.path / ROSTER)
+    assert network.go() == "failed"
+    assert "too few clients enrolled" in network.server.status("run")["reason"]
+    assert sum("join: refused: bad-signature" in line for line in network.logs) == 3
+
+
+def test_a_run_over_a_sites_policy_is_refused_with_the_reason_on_both_sides(network: Network) -> None:
+    network.policy("hosp-a", max_epsilon=0.5)
+    network.policy("hosp-b", sealing=["encrypted+masked"])
+    network.policy("hosp-c", max_attempts=1)
+    assert network.go() == "failed"
+    told = network.server.status("run")["out"]
+    assert told == {
+        "hosp-a": "refused: policy-epsilon",
+        "hosp-b": "refused: policy-sealing",
+    }, told
+    assert any("epsilon 0 is spent and the run would take it to" in line for line in network.logs)
+    assert any(
+        "the run's sealing: masked; this site allows encrypted+masked" in line for line in network.logs
+    )
+    assert not any((network.home(name).path / "ledger" / "ledger.json").exists() for name in SITES)
+
+
+def test_other_versions_are_refused(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    import privet.engines.party
+
+    monkeypatch.setattr(privet.engines.party, "installed", lambda: {"privet": "0.0.0"})
+    assert network.go() == "failed"
+    assert set(network.server.status("run")["out"].values()) == {"refused: other-versions"}
+    assert any("privet 0.0.0 (server: " in line for line in network.logs)
+
+
+def test_a_site_names_its_own_data_whatever_the_server_names(network: Network) -> None:
+    """The server's configuration points at a file of its own; a site opens what its own file says, and nothing else."""
+    from privet.engines.party import at_site, understood
+
+    asked = understood(network.config().replace(str(network.base / "*.jsonl"), "/etc/passwd"))
+    found = at_site(asked, network.home("hosp-a").settings)
+    assert found.data.path == str(network.base / "hosp-a.jsonl")  # type: ignore[union-attr]  # jsonl has a path
+    assert found.engine.cache_folder is None

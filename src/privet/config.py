@@ -236,6 +236,9 @@ class EngineConfig(Section):
         gt=0,
         description="Several machines: seconds after which a site that has not answered is left out.",
     )
+    join_timeout: float = Field(
+        1800.0, gt=0, description="Several machines: seconds that a site may take to load its model and data."
+    )
     dropouts: tuple[Dropout, ...] = Field((), description="Planned dropouts, to see a run recover.")
 
 

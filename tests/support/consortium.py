@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -26,6 +27,11 @@ from privet.sealing.enrolment import assemble, init_keys, sign_file
 
 SITES = ("hosp-a", "hosp-b", "hosp-c")
 GOOD, BAD = ("good", "great", "fine", "lovely"), ("bad", "awful", "poor", "sad")
+
+
+def _die_with_parent() -> None:
+    """Linux: no machine outlives the tests, however they end (PR_SET_PDEATHSIG, kept over exec)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_ports(count: int) -> list[int]:
@@ -157,7 +163,11 @@ class Consortium:
             )
             with open(self.base / f"{name}.out", "ab") as out:
                 self._processes[name] = subprocess.Popen(
-                    command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                    command,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - nothing in it takes a lock
                 )
 
     def start_all(self) -> None:

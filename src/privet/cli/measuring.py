@@ -44,6 +44,17 @@ def codecs(json_: JsonOption = False) -> None:
     _run(lambda: bench_codecs(progress=say), "Codecs", json_)
 
 
+@bench.command("engine")
+def engine(
+    local: Annotated[bool, typer.Option("--local", help="The local engine only.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """What engines cost besides training: FLARE with TLS on this machine by size and sites, and the local engine."""
+    from privet.bench_engine import SITES, bench_engine
+
+    _run(lambda: bench_engine(say, sites=() if local else SITES), "Engine", json_)
+
+
 def _run(measure: Callable[[], Any], title: str, as_json: bool) -> None:
     with stdout_is_for_answers():
         measured = measure()

@@ -17,6 +17,9 @@ CONTROLLER = "privet.engines.flare.controller.PrivetController"
 EXECUTOR = "privet.engines.flare.executor.PrivetExecutor"
 LAUNCHER = "privet.engines.flare.launcher.RestartingLauncher"
 ALLOWED = (CONTROLLER, EXECUTOR)
+ECHO_CONTROLLER = "privet.engines.flare.echo.EchoController"
+ECHO_EXECUTOR = "privet.engines.flare.echo.EchoExecutor"
+"""Classes of the benchmark; no kit of a consortium allows them."""
 LOOPBACK = "127.0.0.1"
 DEAD_AFTER_SECONDS = 60
 MOST_SITES = 1000

@@ -70,25 +70,36 @@ class LocalEngine:
         number = ask.body.get("number")
         if isinstance(number, int):
             self._round = number
+        message = ask.message or self.messages[ask.op]
+        encoded: dict[int, bytes] = {}
         for position, party in enumerate(addressees):
             if self._is_silent(ask.op, party):
                 failed[party] = "no answer"
             else:
-                self._exchange(ask, party, ok, failed)
+                body = ask.body_for(party)
+                if id(body) not in encoded:  # the same question to many is encoded once
+                    encoded[id(body)] = wire.encode(body, message.request)
+                self._exchange(ask.op, message, encoded[id(body)], party, ok, failed)
             if self.on_answer:
                 self.on_answer(ask.op, position + 1, len(addressees))
         return Replies(ok, failed)
 
-    def _exchange(self, ask: Ask, party: int, ok: dict[int, Body], failed: dict[int, str]) -> None:
-        message = ask.message or self.messages[ask.op]
-        question = wire.encode(ask.body_for(party), message.request)
+    def _exchange(
+        self,
+        op: str,
+        message: Message,
+        question: bytes,
+        party: int,
+        ok: dict[int, Body],
+        failed: dict[int, str],
+    ) -> None:
         self.bytes_down += len(question)
         try:
-            answer = self.clients[party].handle(ask.op, wire.decode(question, message.request))
+            answer = self.clients[party].handle(op, wire.decode(question, message.request))
             raw = wire.encode(answer, message.reply)
             self.bytes_up += len(raw)
             if self.tap:
-                self.tap(ask.op, party, question, raw)
+                self.tap(op, party, question, raw)
             ok[party] = wire.decode(raw, message.reply)
         except SealingRefused as refusal:
             failed[party] = f"refused: {refusal.reason}"

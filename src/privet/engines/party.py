@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -56,12 +56,14 @@ class Joined:
         blueprint: Its public facts.
         store: The site's files of this run.
         keep_adapter: Writes the adapter at this site, where only sites know it.
+        invitation: The bytes that it was invited with; the same again change nothing.
     """
 
     client: Client
     blueprint: Blueprint
     store: Store
     keep_adapter: Callable[[], None]
+    invitation: bytes = b""
 
 
 class Party:
@@ -117,7 +119,8 @@ class Party:
         )
         body = wire.decode(payload, request)
         if message is not None:
-            self._joined = self._join(body)
+            if self._joined is None or self._joined.invitation != payload:
+                self._joined = self._join(body, bytes(payload))
             self._not_over(claimed.round)
             return self._signed(op, claimed.round, {"version": installed()["privet"]}, message.reply)
         self._not_over(claimed.round)
@@ -154,10 +157,11 @@ class Party:
         address = Address(self.number, SERVER, self.run, due, op)
         return seal_envelope(self.home.identity, self.roster.hash, address, wire.encode(answer, schema))
 
-    def _join(self, body: Body) -> Joined:
+    def _join(self, body: Body, invitation: bytes) -> Joined:
         asked = understood(str(body["config"]))
         self._same_versions(json.loads(str(body["versions"])))
-        return join(self.home, self.run, self.roster, self.number, asked, body)
+        joined = join(self.home, self.run, self.roster, self.number, asked, body)
+        return replace(joined, invitation=invitation)
 
     def _same_versions(self, theirs: dict[str, Any]) -> None:
         mine = installed()

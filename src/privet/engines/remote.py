@@ -8,7 +8,7 @@ phase, with a fixed reason. What carries the bytes is a `Transport` and learns n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -22,8 +22,9 @@ from privet.sealing.roster import Roster
 
 T = TypeVar("T")
 NO_ANSWER, CRASHED, ABSENT = "no answer", "crashed", "not here"
-FORGOTTEN = frozenset({CRASHED, "refused: not-joined"})
-"""Reasons after which a site's process begins anew, so that it has to be invited again."""
+FORGOTTEN = frozenset({CRASHED, NO_ANSWER, "refused: not-joined"})
+"""Reasons after which a site's process may have begun anew, so that it has to be invited again."""
+MOST_SILENCES = 6
 
 _REASON = re.compile(r"[A-Za-z0-9_. :-]{1,120}")
 
@@ -72,6 +73,7 @@ class RemoteEngine:
         messages: Schemas by operation.
         due: The round that is due, for the address of what is sent.
         timeout: Seconds after which a site that has not answered counts as dropped out.
+        join_timeout: Seconds that a site may take to load its model and data.
         on_answer: See `privet.engines.base.Engine`.
         on_failure: Told of each party that did not answer an operation, and why.
         bytes_up: Bytes from sites to the server so far.
@@ -86,12 +88,15 @@ class RemoteEngine:
     messages: Mapping[str, Message]
     due: Callable[[], RoundId]
     timeout: float
+    join_timeout: float
     on_answer: Callable[[str, int, int], None] | None = None
     on_failure: Callable[[str, int, str], None] = lambda op, party, reason: None
     bytes_up: int = 0
     bytes_down: int = 0
     _outside: dict[int, str] = field(default_factory=dict)
     _joined: set[int] = field(default_factory=set)
+    _silences: dict[int, int] = field(default_factory=dict)
+    _rest: dict[int, int] = field(default_factory=dict)
     _round: RoundId | None = None
 
     def run(self, steps: Steps[T]) -> T:
@@ -116,27 +121,42 @@ class RemoteEngine:
         first, self._round = self._round is None, self.due()
         if not first and self.transport.wants_continuation():
             raise SegmentEnded
-        self._join(self.transport.present() - self._joined)
+        absent = self.transport.present() - self._joined
+        silent = {party for party in absent if self._outside.get(party) == NO_ANSWER}
+        self._invite(absent - silent, self.join_timeout)
+        # A site that did not answer may be gone or slow: it is asked again after 1, 3, 7, ... rounds, not in each.
+        due = {party for party in silent if self._rest[party] == 0}
+        self._rest |= {party: self._rest[party] - 1 for party in silent - due}
+        self._invite(due, self.timeout)
 
-    def _join(self, parties: frozenset[int]) -> None:
-        message = joining()
-        ok, failed = self._exchange(JOIN, dict.fromkeys(parties, self.invitation), message)
+    def _invite(self, parties: Iterable[int], timeout: float) -> None:
+        questions = dict.fromkeys(sorted(parties), self.invitation)
+        ok, failed = self._exchange(JOIN, questions, joining(), timeout)
         self._joined |= set(ok)
-        self._outside |= failed
+        self._leave(failed)
+
+    def _leave(self, failed: Mapping[int, str]) -> None:
+        """Sites that have to be invited again before they are asked anything else."""
+        for party, reason in failed.items():
+            self._joined.discard(party)
+            self._outside[party] = reason
+            if reason == NO_ANSWER:
+                self._silences[party] = min(self._silences.get(party, 0) + 1, MOST_SILENCES)
+                self._rest[party] = 2 ** self._silences[party] - 1
 
     def _answer(self, ask: Ask) -> Replies:
         addressees = range(self.roster.size) if ask.to is None else ask.to
         away = {p: self._outside.get(p, ABSENT) for p in addressees if p not in self._joined}
         questions = {p: ask.body_for(p) for p in addressees if p in self._joined}
-        ok, failed = self._exchange(ask.op, questions, ask.message or self.messages[ask.op])
-        for party, reason in failed.items():
-            if reason in FORGOTTEN:
-                self._joined.discard(party)
-                self._outside[party] = reason
+        message = ask.message or self.messages[ask.op]
+        ok, failed = self._exchange(ask.op, questions, message, self.timeout)
+        self._leave({party: reason for party, reason in failed.items() if reason in FORGOTTEN})
+        for party in ok:
+            self._silences.pop(party, None)
         return Replies(ok, {**away, **failed})
 
     def _exchange(
-        self, op: str, questions: Mapping[int, Body], message: Message
+        self, op: str, questions: Mapping[int, Body], message: Message, timeout: float
     ) -> tuple[dict[int, Body], dict[int, str]]:
         if not questions:
             return {}, {}
@@ -157,7 +177,7 @@ class RemoteEngine:
             if self.on_answer:
                 self.on_answer(op, done, len(questions))
 
-        delivery = self.transport.exchange(op, raw, self.timeout, answered)
+        delivery = self.transport.exchange(op, raw, timeout, answered)
         ok: dict[int, Body] = {}
         failed = {party: reason_of(text) for party, text in delivery.failures.items()}
         for party, answer in sorted(delivery.answers.items()):

@@ -88,6 +88,7 @@ class AtSites:
             messages=blueprint.messages,
             due=lambda: server.progress.round,
             timeout=config.engine.site_timeout,
+            join_timeout=config.engine.join_timeout,
             on_failure=failed,
         )
         return Federation(server, {}, engine)

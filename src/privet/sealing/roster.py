@@ -248,9 +248,10 @@ class Roster:
             Member(name, identity.public_key) for name, identity in zip(names, known, strict=True)
         )
         roster = cls("local", members)
-        for identity in known:
-            roster = roster.sign(identity)
-        return roster
+        signatures = {
+            party: identity.sign(_SIGNING, roster.hash, _CONTENT) for party, identity in enumerate(known)
+        }
+        return replace(roster, signatures=signatures)
 
 
 _CONTENT: Body = {"what": "the members of this roster, as hashed"}

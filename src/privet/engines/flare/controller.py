@@ -17,7 +17,7 @@ from privet.engines.homes import FOLDER, ServerHome
 from privet.engines.remote import Delivery, Interrupted
 from privet.engines.worker import follow_parent
 
-_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 class PrivetController(Controller):  # type: ignore[misc]  # nvflare is untyped
@@ -47,7 +47,7 @@ class PrivetController(Controller):  # type: ignore[misc]  # nvflare is untyped
         """The whole run, or as much of it as this job gets done."""
         follow_parent()
         # Controller(task_check_period=...) has no effect in 2.9: the communicator looks at its own attribute.
-        self.communicator._task_check_period = _POLL_SECONDS
+        self.communicator._task_check_period = POLL_SECONDS
         from privet.engines.serving import serve
 
         kit = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
@@ -102,7 +102,7 @@ class FlareTransport:
                 for task in tasks:
                     self._controller.cancel_task(task)
                 raise Interrupted
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return Delivery(answers, failures)
 
     def _ask(

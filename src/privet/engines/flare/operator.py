@@ -91,9 +91,17 @@ def submit(opened: Session, run: str, *, least: int) -> str:
         run: Name of the run.
         least: Sites without which it does not start.
     """
+    arguments = {"run": run}
+    return submit_classes(opened, run, least, (CONTROLLER, arguments), (EXECUTOR, arguments))
+
+
+def submit_classes(
+    opened: Session, name: str, least: int, controller: tuple[str, Any], executor: tuple[str, Any]
+) -> str:
+    """Submit a job of two classes that every machine has already, each with its arguments."""
     with tempfile.TemporaryDirectory(prefix="privet-job-") as folder:
-        job = Path(folder) / run
-        write_job(job, run, least)
+        job = Path(folder) / name
+        write_job(job, name, least, controller, executor)
         return str(opened.submit_job(str(job)))
 
 
@@ -123,17 +131,18 @@ def abort(opened: Session, job: str) -> None:
         opened.abort_job(job)
 
 
-def write_job(folder: Path, run: str, least: int) -> None:
-    """The job's folder: two names of classes that every machine has already, and the name of the run."""
+def write_job(
+    folder: Path, name: str, least: int, controller: tuple[str, Any], executor: tuple[str, Any]
+) -> None:
+    """The job's folder: names of classes and their arguments, no code."""
     config = folder / "app" / "config"
     config.mkdir(parents=True)
-    arguments = {"run": run}
     server: dict[str, Any] = {
         "format_version": 2,
         "server": {"task_request_interval": 0.05},
         "dead_client_grace_period": 10.0,
         "dead_client_check_lead_time": 5.0,
-        "workflows": [{"id": "privet", "path": CONTROLLER, "args": arguments}],
+        "workflows": [{"id": "privet", "path": controller[0], "args": controller[1]}],
         "components": [],
     }
     client: dict[str, Any] = {
@@ -141,10 +150,10 @@ def write_job(folder: Path, run: str, least: int) -> None:
         "task_check_interval": 0.1,
         "get_task_timeout": 60.0,
         "submit_task_result_timeout": 300.0,
-        "executors": [{"tasks": ["*"], "executor": {"path": EXECUTOR, "args": arguments}}],
+        "executors": [{"tasks": ["*"], "executor": {"path": executor[0], "args": executor[1]}}],
         "components": [],
     }
-    meta = {"name": run, "min_clients": least, "resource_spec": {}, "deploy_map": {"app": ["@ALL"]}}
+    meta = {"name": name, "min_clients": least, "resource_spec": {}, "deploy_map": {"app": ["@ALL"]}}
     for path, facts in (
         (folder / "meta.json", meta),
         (config / "config_fed_server.json", server),

@@ -7,7 +7,6 @@ release that no ledger knows of.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,7 +16,7 @@ from privet.aggregate import Aggregator
 from privet.codecs import Codec, ErrorFeedback
 from privet.errors import PrivetError
 from privet.keys import ClientKeys
-from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
+from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.pipeline import Pass, Units
 from privet.protocol import Body, RoundAborted, RoundId
 from privet.randomness import RoundRandomness
@@ -104,7 +103,7 @@ class Client:
     def _once(self, op: str, body: Body) -> Body:
         """Answer an attempt at a round once: the same question again gets the bytes that were written down."""
         round_id = RoundId(int(body["number"]), int(body["attempt"]))
-        question = hashlib.sha256(wire.encode(body)).digest()
+        question = digest(body)
         last = self.store.get(f"answered.{op}")
         if last is not None:
             answered = RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8)))
@@ -120,7 +119,9 @@ class Client:
                 )
         if op == ROUND and self.guard is not None:
             self.guard.admit(round_id)
-        answer, size = self._contribute(round_id, body) if op == ROUND else self._open(round_id, body)
+        answer, size = (
+            self._contribute(round_id, body, question) if op == ROUND else self._open(round_id, body)
+        )
         numbers = [n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt, size)]
         raw = wire.encode(answer, self.answers(op, size))
         self.store.put(f"answered.{op}", b"".join([*numbers[:2], question, numbers[2], raw]))
@@ -134,7 +135,7 @@ class Client:
             hint="start the run anew with --fresh or another --out; what was released stays released",
         )
 
-    def _contribute(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
+    def _contribute(self, round_id: RoundId, body: Body, question: bytes) -> tuple[Body, int]:
         self._take_state(round_id.number, body)
         system = self.aggregator.system.at(round_id.number)
         randomness = RoundRandomness(self.keys, round_id)
@@ -146,7 +147,7 @@ class Client:
             units = self._remembering(units, codec, round_id.number)
         values = system.pipeline.forward(units, len(flat), passing)
         self.observed, self.observed_round = passing.observed, round_id.number
-        answer = self.sealing.seal(round_id, values)
+        answer = self.sealing.seal(round_id, values, question)
         states = self._states()
         if states is not None:
             answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), round_id.number)

@@ -170,7 +170,8 @@ class Blueprint:
             self.roster,
             sum_field(self.resolved, len(self.initial)),
             self.resolved.trust.min_survivors,
-            config.insecure_test_seed is not None,
+            fresh_noise=self.resolved.system.mechanism is not None,
+            insecure_test_seed=config.insecure_test_seed is not None,
         )
 
     @cached_property

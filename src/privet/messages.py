@@ -7,7 +7,11 @@ clip fractions or exception texts.
 
 from __future__ import annotations
 
+import hashlib
+
+from privet import wire
 from privet.aggregate import codec_fields
+from privet.protocol import Body
 from privet.sealing.base import Message, SealingServer
 from privet.sealing.state_seal import HASH_BYTES, most_sealed_bytes
 from privet.wire import Array, Blob, Schema, Text, Whole
@@ -55,3 +59,8 @@ def own_schemas(dimension: int, state_bytes: int, *, encrypted: bool) -> dict[st
 def answer_schema(sealed: Schema, *, encrypted: bool) -> Schema:
     """Schema of an answer to ``round``, from that of the sealed contribution."""
     return Schema({**sealed.fields, TAG: Blob(HASH_BYTES, HASH_BYTES)}) if encrypted else sealed
+
+
+def digest(question: Body) -> bytes:
+    """What a question's answers are bound to, 32 bytes: equal at server and client for equal questions only."""
+    return hashlib.sha256(wire.encode(question)).digest()

@@ -14,7 +14,7 @@ from typing import Any
 
 from privet.aggregate import Aggregator
 from privet.errors import PrivetError
-from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG
+from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
 from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
@@ -160,7 +160,7 @@ class Server:
         bodies = {party: dict(body) for party, body in replies.ok.items()}
         self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
         self._charge()
-        opened = yield from self.sealing.open(due, self.size, bodies)
+        opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
         return replace(opened, refused={**replies.failed, **opened.refused})

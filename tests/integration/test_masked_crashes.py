@@ -94,7 +94,7 @@ def again(cohort: Cohort, party: int, call: Callable[[], Any]) -> Any:
 
 
 def crashing_cohort(who: str, at: int, after: bool) -> Cohort:
-    cohort = Cohort(PARTIES, epoch_rounds=2)
+    cohort = Cohort(PARTIES, epoch_rounds=2, fresh_noise=True)
     store = CrashingStore(at=at, after=after)
     if who == "server":
         cohort.server_store = store

@@ -155,9 +155,9 @@ def contributions(f: Federation, kept: list[NDArray[np.float64]]) -> None:
         sealing: Any = client.sealing
         seal = sealing.seal
 
-        def spying(round_id: RoundId, values: Any, seal: Any = seal) -> Any:
+        def spying(round_id: RoundId, values: Any, question: bytes, *, seal: Any = seal) -> Any:
             kept.append(values.astype(np.float64))
-            return seal(round_id, values)
+            return seal(round_id, values, question)
 
         sealing.seal = spying
 

@@ -146,9 +146,9 @@ def take_part(folder: Path, party: int) -> None:
     honest = client.sealing.seal
     last = plan.resolved.config.schedule.rounds - 1
 
-    def seal(round: RoundId, values: Any) -> Body:
+    def seal(round: RoundId, values: Any, question: bytes) -> Body:
         np.save(site / f"contribution.{round.number}.npy", values)
-        body = honest(round, values)
+        body = honest(round, values, question)
         if party == LEAKER and round.number == last:
             bare = secrets.seal_root + pack(values.astype(np.uint64) & np.uint64((1 << bits) - 1), bits)
             if "words" in body:

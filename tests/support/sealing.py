@@ -47,6 +47,7 @@ class Cohort:
         bits: Width of a value.
         floor: Survivors demanded.
         epoch_rounds: Rounds that one key exchange serves.
+        fresh_noise: Whether each attempt's values hold noise of their own.
         received: Every byte string that the server got, with its operation and sender.
         asked: Every operation that a client was asked, with its number.
         refusals: Reasons that clients gave, by operation and party.
@@ -56,6 +57,7 @@ class Cohort:
     bits: int = 20
     floor: int = 1
     epoch_rounds: int = 4
+    fresh_noise: bool = False
     received: list[tuple[str, int, bytes]] = field(default_factory=list)
     asked: list[tuple[str, int]] = field(default_factory=list)
     refusals: list[tuple[str, int, str]] = field(default_factory=list)
@@ -80,6 +82,7 @@ class Cohort:
             group=self.group,
             least=self.least,
             store=self.stores[party],
+            fresh_noise=self.fresh_noise,
         )
         return MaskedClient(masking)
 

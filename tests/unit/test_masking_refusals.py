@@ -372,22 +372,52 @@ def test_trap_12_below_the_floor_nothing_opens() -> None:
         cohort.round(ROUND, some_values(5, 50), lost=(3, 4))
 
 
-def test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets() -> None:
-    """Another attempt with the same values and another set would show the difference: one contribution."""
+@pytest.mark.parametrize("fresh_noise", [False, True])
+def test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets(fresh_noise: bool) -> None:
+    """Another attempt with the same values and another set would show the difference: one contribution.
+
+    Values that were rounded or trained anew differ and tell almost the same; only noise of their own makes them
+    another release.
+    """
     values = some_values(5, 50)
-    cohort = Cohort(5)
+    cohort = Cohort(5, fresh_noise=fresh_noise)
     opened = cohort.round(RoundId(0, 0), values)
     assert opened.survivors == (0, 1, 2, 3, 4)
     with pytest.raises(RoundAborted, match="opened-before"):
         cohort.round(RoundId(0, 1), values, absent=(4,))
     assert {reason for _, _, reason in cohort.refusals} == {"opened-before"}
     assert not any(client._masking.exposed(RoundId(0, 1)) for client in cohort.clients)
-    # The same set tells nothing new, fresh values are another release, and zeros tell nothing at all.
+    # The same set tells nothing new, and zeros tell nothing at all.
     assert cohort.round(RoundId(0, 2), values).survivors == opened.survivors
-    assert cohort.round(RoundId(0, 3), values + 1, absent=(4,)).survivors == (0, 1, 2, 3)
+    if fresh_noise:
+        assert cohort.round(RoundId(0, 3), values + 1, absent=(4,)).survivors == (0, 1, 2, 3)
+    else:
+        with pytest.raises(RoundAborted, match="opened-before"):
+            cohort.round(RoundId(0, 3), values + 1, absent=(4,))
+        assert cohort.round(RoundId(0, 4), values + 1).survivors == opened.survivors
     zeros = np.zeros_like(values)
     assert cohort.round(RoundId(1), zeros).survivors == (0, 1, 2, 3, 4)
     assert cohort.round(RoundId(2), zeros, absent=(0,)).survivors == (1, 2, 3, 4)
+
+
+def test_parties_that_answer_different_questions_sum_to_noise() -> None:
+    """Masks are bound to the question: of a cohort that was shown two adapters nothing opens."""
+    values = np.zeros((5, 2000), np.int64)
+    for shown, readable in (((b"a",) * 5, True), ((b"a", b"a", b"b", b"a", b"a"), False)):
+        cohort = Cohort(5)
+        cohort.drive(cohort.server.prepare(ROUND))
+        replies = {
+            party: client.seal(ROUND, values[party], shown[party])
+            for party, client in enumerate(cohort.clients)
+        }
+        opened = cohort.drive(cohort.server.open(ROUND, 2000, replies, b"a"))
+        assert opened.total is not None
+        assert cohort.is_sum(opened, values) == readable
+        if not readable:
+            assert abs(opened.total.mean()) < 6 * opened.total.std() / 2000**0.5, "uniform on the whole group"
+            assert opened.total.std() > 2**18
+    client = cohort.clients[0]
+    refuse("slot-used", client.seal, ROUND, values[0], b"b")
 
 
 def test_trap_12_a_set_that_was_only_signed_counts_as_opened() -> None:

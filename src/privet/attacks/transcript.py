@@ -118,9 +118,9 @@ class Transcript:
     def _watch_seal(self, party: int, client: Client) -> None:
         inner = client.sealing.seal
 
-        def seal(round: RoundId, values: Integers) -> Body:
+        def seal(round: RoundId, values: Integers, question: bytes = b"") -> Body:
             self._at(round.number, client).handed[party] = values.copy()
-            return inner(round, values)
+            return inner(round, values, question)
 
         # The half itself stays in place, since a client asks what kind it is.
         client.sealing.seal = seal  # type: ignore[method-assign]  # one instance is watched, not its class

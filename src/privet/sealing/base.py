@@ -83,10 +83,11 @@ class SealingClient(Protocol):
             SealingRefused: with the reason; nothing was revealed.
         """
 
-    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+    def seal(self, round: RoundId, values: NDArray[np.int64], question: bytes = b"") -> Body:
         """Seal this party's values, int64 ``[count]``, for one attempt at one round.
 
-        The same values give the same words again; other values for the same attempt are refused.
+        The same values give the same words again; other values for the same attempt are refused. Where masks are used,
+        only answers to the same ``question`` (a digest of it) add up to something.
         """
 
     def unseal(self, round: RoundId, ciphertext: Body, count: int) -> NDArray[np.int64]:
@@ -115,8 +116,12 @@ class SealingServer(Protocol):
             RoundAborted: if too few are.
         """
 
-    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+    def open(
+        self, round: RoundId, count: int, replies: Mapping[int, Body], question: bytes = b""
+    ) -> Steps[Opened]:
         """Open the sum of the sealed replies, each of ``count`` values; a malformed reply drops out alone.
+
+        ``question`` is the digest of what all of them answer.
 
         Raises:
             RoundAborted: with nothing revealed, if too few contributions or too few answers came.

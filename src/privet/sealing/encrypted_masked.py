@@ -44,6 +44,7 @@ class EncryptedMaskedClient(EncryptedClient):
         parameters: Public parameters of BFV, the same at every party.
         least: Fewest contributions in a sum that this client helps to open.
         authority: Public key of the authority whose signature on the roster is enough; else all must have signed.
+        fresh_noise: Each attempt's values hold noise of their own; see `MaskingClient`.
         insecure_test_seed: Masks follow from ``root``.
 
     Raises:
@@ -61,6 +62,7 @@ class EncryptedMaskedClient(EncryptedClient):
         parameters: BfvParameters,
         least: int,
         authority: bytes | None = None,
+        fresh_noise: bool = False,
         insecure_test_seed: bool = False,
     ) -> None:
         scheme = BfvScheme(parameters)
@@ -84,6 +86,7 @@ class EncryptedMaskedClient(EncryptedClient):
             least=self._least,
             store=store,
             authority=authority,
+            fresh_noise=fresh_noise,
             insecure_test_seed=insecure_test_seed,
         )
 
@@ -95,7 +98,7 @@ class EncryptedMaskedClient(EncryptedClient):
         """
         return super().handle(op, body) if op in OPERATIONS else self.masking.handle(op, body)
 
-    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+    def seal(self, round: RoundId, values: NDArray[np.int64], question: bytes = b"") -> Body:
         """Values, int64 ``[count]``, packed, masked, encrypted and signed.
 
         Raises:
@@ -104,7 +107,7 @@ class EncryptedMaskedClient(EncryptedClient):
         holder = self._holder()
         assert isinstance(holder, BfvHolder)
         packed = list(self._bfv.pack(values))
-        epoch, words = self.masking.mask(round, np.concatenate(packed or [np.empty(0, np.uint64)]))
+        epoch, words = self.masking.mask(round, np.concatenate(packed or [np.empty(0, np.uint64)]), question)
         rows = _rows(words, self._bfv.parameters.degree)
         return self._send(round, holder.secret.encrypt(rows), epoch)
 
@@ -163,7 +166,9 @@ class EncryptedMaskedServer(EncryptedServer):
             raise RoundAborted(f"{len(ready)} of {self._floor} demanded clients have all keys")
         return ready
 
-    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+    def open(
+        self, round: RoundId, count: int, replies: Mapping[int, Body], question: bytes = b""
+    ) -> Steps[Opened]:
         """Add ciphertexts, settle the survivors with them, and take their masks off the encrypted sum.
 
         Raises:
@@ -171,7 +176,7 @@ class EncryptedMaskedServer(EncryptedServer):
         """
         uploads, refused = self._accept(round, count, replies, self.masking.epoch_of(round))
         total = self._add(uploads, refused)
-        masks = yield from self.masking.recover(round, tuple(uploads))
+        masks = yield from self.masking.recover(round, tuple(uploads), question)
         if masks.survivors != tuple(uploads):
             # settled before a restart, while one contribution more or less was there
             uploads = {party: uploads[party] for party in masks.survivors}

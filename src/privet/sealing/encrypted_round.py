@@ -95,7 +95,7 @@ class EncryptedClient:
             raise SealingRefused("unknown-operation")
         return self.keys.handle(op, checked(self._operations[op].request, body))
 
-    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+    def seal(self, round: RoundId, values: NDArray[np.int64], question: bytes = b"") -> Body:
         """Values, int64 ``[count]``, encrypted and signed for one attempt at one round.
 
         Raises:
@@ -209,7 +209,9 @@ class EncryptedServer:
             raise RoundAborted(f"{len(holders)} of {self._floor} demanded clients hold the run's key")
         return holders
 
-    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+    def open(
+        self, round: RoundId, count: int, replies: Mapping[int, Body], question: bytes = b""
+    ) -> Steps[Opened]:
         """Add the ciphertexts of all replies that are signed and well-formed, for the designated client.
 
         Raises:

@@ -27,7 +27,7 @@ from privet.wire import Array, Blob, Schema, UpTo, Whole
 
 _PENDING, _CURRENT, _SLOTS = "masking.pending", "masking.current", "masking.slots"
 _MAX_ROUNDS = 1 << 20
-TAG_BYTES = 32
+TAG_BYTES = QUESTION_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,14 @@ class Slot:
     Attributes:
         tag: Keyed hash of the words that were masked, if any were.
         zero: Whether all of them were zero, so that opening them tells nothing.
+        question: Digest of what they answer; zeros before.
         survivors: The one set that this client has signed, ascending; ``None`` before.
         exposed: Whether shares that unmask it were given.
     """
 
     tag: bytes | None = None
     zero: bool = False
+    question: bytes = bytes(QUESTION_BYTES)
     survivors: tuple[int, ...] | None = None
     exposed: bool = False
 
@@ -255,6 +257,7 @@ _SLOT_SCHEMA = Schema(
     {
         "rounds": Array("int64", (UpTo(_MAX_ROUNDS), 2)),
         "tags": Array("uint8", (UpTo(_MAX_ROUNDS), TAG_BYTES)),
+        "questions": Array("uint8", (UpTo(_MAX_ROUNDS), QUESTION_BYTES)),
         "flags": Array("bool", (UpTo(_MAX_ROUNDS), 4)),
         "sizes": Array("int64", (UpTo(_MAX_ROUNDS),)),
         "survivors": Array("int64", (UpTo(1 << 40),)),
@@ -269,6 +272,7 @@ def _pack_slots(slots: Mapping[RoundId, Slot]) -> bytes:
     body: Body = {
         "rounds": round_array(ordered),
         "tags": _stack([byte_row(s.tag or bytes(TAG_BYTES)) for s in chosen], (TAG_BYTES,)),
+        "questions": _stack([byte_row(s.question) for s in chosen], (QUESTION_BYTES,)),
         "flags": np.array(flags, dtype=bool).reshape(len(chosen), 4),
         "sizes": np.array([len(s.survivors or ()) for s in chosen], np.int64),
         "survivors": np.array([p for s in chosen for p in s.survivors or ()], np.int64),
@@ -279,11 +283,16 @@ def _pack_slots(slots: Mapping[RoundId, Slot]) -> bytes:
 def _unpack_slots(data: bytes) -> dict[RoundId, Slot]:
     body: Mapping[str, Any] = wire.decode(data, _SLOT_SCHEMA)
     slots, start = {}, 0
-    rows = zip(rounds_of(body["rounds"]), body["tags"], body["flags"], body["sizes"], strict=True)
-    for round, tag, (used, zero, signed, exposed), size in rows:
+    names = ("tags", "questions", "flags", "sizes")
+    rows = zip(rounds_of(body["rounds"]), *(body[name] for name in names), strict=True)
+    for round, tag, question, (used, zero, signed, exposed), size in rows:
         members = tuple(int(p) for p in body["survivors"][start : start + size])
         start += int(size)
         slots[round] = Slot(
-            tag.tobytes() if used else None, bool(zero), members if signed else None, bool(exposed)
+            tag.tobytes() if used else None,
+            bool(zero),
+            question.tobytes(),
+            members if signed else None,
+            bool(exposed),
         )
     return slots

@@ -36,6 +36,7 @@ class Seal:
         roster: Who takes part.
         field: Integers that hold the noisy sum.
         survivors: Contributions demanded before a sum is opened.
+        fresh_noise: Whether each attempt's contribution holds noise of its own.
         insecure_test_seed: Keys follow from seeds, so that a run repeats bit by bit.
     """
 
@@ -44,6 +45,7 @@ class Seal:
     roster: Roster
     field: Field
     survivors: int
+    fresh_noise: bool = False
     insecure_test_seed: bool = False
 
     def client(self, identity: Identity, root: bytes, store: Store) -> SealingClient:
@@ -62,7 +64,8 @@ class Seal:
             "identity": identity,
             "store": store,
         }
-        masks: dict[str, Any] = {"root": root, "insecure_test_seed": self.insecure_test_seed}
+        masks: dict[str, Any] = {"root": root, "fresh_noise": self.fresh_noise}
+        masks["insecure_test_seed"] = self.insecure_test_seed
         least = self.survivors
         match self.config:
             case MaskedSealing():

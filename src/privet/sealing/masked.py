@@ -52,10 +52,10 @@ class MaskedClient:
         """Answer ``keys.*`` and ``recover.*``."""
         return self._masking.handle(op, body)
 
-    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+    def seal(self, round: RoundId, values: NDArray[np.int64], question: bytes = b"") -> Body:
         """The masked, packed values of one attempt."""
         group = self._masking.group
-        epoch, words = self._masking.mask(round, group.residues(values))
+        epoch, words = self._masking.mask(round, group.residues(values), question)
         return {"epoch": epoch, "words": pack(words, group.bits)}
 
     def unseal(self, round: RoundId, ciphertext: Body, count: int) -> NDArray[np.int64]:
@@ -87,7 +87,9 @@ class MaskedServer:
         """Exchange keys where they are due; returns the parties that have them."""
         return (yield from self._unmasking.prepare(round))
 
-    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+    def open(
+        self, round: RoundId, count: int, replies: Mapping[int, Body], question: bytes = b""
+    ) -> Steps[Opened]:
         """Open the sum of the well-formed replies.
 
         Raises:
@@ -99,7 +101,7 @@ class MaskedServer:
             if replies[party]["epoch"] != self._unmasking.epoch_of(round):
                 refused[party] = "masked with the keys of another epoch"
                 del packed[party]
-        masks = yield from self._unmasking.recover(round, packed)
+        masks = yield from self._unmasking.recover(round, packed, question)
         words = sum_words(group, count, {party: packed[party] for party in masks.survivors})
         masks.remove(words)
         return Opened(masks.survivors, group.centred(words), refused=refused)

@@ -22,7 +22,7 @@ from privet.protocol import Body, RoundId
 from privet.sealing import shamir
 from privet.sealing.agreement import SEED_BYTES, AgreementError, EphemeralKey, open_blob, seal_blob
 from privet.sealing.base import FEWEST_PARTIES, SealingRefused, Store, checked, recovery_threshold
-from privet.sealing.epochs import Epoch, EpochBook, PublicKeys, Slot, unpack_peers
+from privet.sealing.epochs import QUESTION_BYTES, Epoch, EpochBook, PublicKeys, Slot, unpack_peers
 from privet.sealing.identity import Identity, verify
 from privet.sealing.masking_messages import (
     ADVERTISE,
@@ -51,6 +51,8 @@ class MaskingClient:
         least: Fewest survivors of a sum that this client helps to open; never below the recovery threshold.
         store: Where decisions and secrets are kept.
         authority: Public key of the consortium's authority, if this site was told to trust one.
+        fresh_noise: Each attempt's words hold noise of their own. Else those of two attempts at a round are nearly
+            the same, and are not opened with two survivor sets, even if training or rounding came out otherwise.
         insecure_test_seed: All keys follow from ``root``, so that a run repeats bit by bit.
 
     Raises:
@@ -68,10 +70,11 @@ class MaskingClient:
         least: int,
         store: Store,
         authority: bytes | None = None,
+        fresh_noise: bool = False,
         insecure_test_seed: bool = False,
     ) -> None:
         self.party = roster.accept(identity.public_key, authority)
-        self.group = group
+        self.group, self._fresh_noise = group, fresh_noise
         self._context = Context(run, roster)
         self._roster, self._identity = roster, identity
         self._threshold = recovery_threshold(roster.size)
@@ -219,15 +222,16 @@ class MaskingClient:
 
     # ---- masking, once a slot
 
-    def mask(self, round: RoundId, words: Words) -> tuple[int, Words]:
+    def mask(self, round: RoundId, words: Words, question: bytes = b"") -> tuple[int, Words]:
         """The number of the epoch, and the words with all masks of this slot added; ``words`` is not changed.
 
         Args:
             round: The slot.
             words: Residues ``[count]`` of the group's dtype.
+            question: Digest of what the words answer; masks cancel among parties with the same one.
 
         Raises:
-            SealingRefused: if the slot has masked other words, or there are no keys for it.
+            SealingRefused: if the slot has masked other words or for another question, or there are no keys for it.
         """
         epoch, slot = self._slot(round)
         tag = self._tag(words)
@@ -237,15 +241,15 @@ class MaskingClient:
                 raise SealingRefused("survivors-signed", "this attempt goes on without this client")
             if any(later > round and other.tag for later, other in self._book.slots.items()):
                 raise SealingRefused("replayed-round", "a later round was already masked")
-            self._book.decide(round, tag=tag, zero=not words.any())
-        elif not hmac.compare_digest(decided.tag, tag):
+            self._book.decide(round, tag=tag, zero=not words.any(), question=_padded(question))
+        elif not hmac.compare_digest(decided.tag, tag) or decided.question != _padded(question):
             raise SealingRefused("slot-used", "this attempt's masks have hidden other values")
         plus = [derive(epoch.self_seed(slot), *self._context.self_mask(epoch.number, round, self.party))]
         minus: list[bytes] = []
         own = EphemeralKey(epoch.key_seed(slot))
         for peer in epoch.shares:
             if peer != self.party:
-                purpose = self._context.pair_mask(epoch.number, round)
+                purpose = self._context.pair_mask(epoch.number, round, question)
                 try:
                     key = own.agree(epoch.peers[peer].mask_keys[slot].tobytes(), *purpose)
                 except AgreementError:
@@ -297,10 +301,12 @@ class MaskingClient:
             return
         if decided.tag is None:
             raise SealingRefused("not-masked", "this client is listed but sent nothing in this attempt")
-        for other in self._book.slots.values():
+        for number, other in self._book.slots.items():
             opened = other.survivors is not None and self.party in other.survivors
-            if opened and other.tag == decided.tag and other.survivors != survivors and not decided.zero:
-                raise SealingRefused("opened-before", "the same values were opened with other survivors")
+            alike = other.tag == decided.tag or (number.number == round.number and not self._fresh_noise)
+            silent = other.zero and decided.zero
+            if opened and alike and other.survivors != survivors and not silent:
+                raise SealingRefused("opened-before", "these values were opened with other survivors")
 
     def _unmask(self, body: Mapping[str, Any]) -> Body:
         round, epoch, slot, survivors = self._survivor_question(body)
@@ -329,3 +335,8 @@ class MaskingClient:
         if len(parties) < fewest:
             raise SealingRefused("too-few-parties", f"{len(parties)} of {fewest}")
         return parties
+
+
+def _padded(question: bytes) -> bytes:
+    """A digest, or none, in the length that is kept."""
+    return question.ljust(QUESTION_BYTES, b"\0")

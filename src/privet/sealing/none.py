@@ -32,7 +32,7 @@ class PlainClient:
         """Refuses: this level has no operations of its own."""
         raise SealingRefused("unknown-operation")
 
-    def seal(self, round: RoundId, values: NDArray[np.int64]) -> Body:
+    def seal(self, round: RoundId, values: NDArray[np.int64], question: bytes = b"") -> Body:
         """The packed values, int64 ``[count]`` modulo ``2**bits``."""
         return {"words": pack(self._group.residues(values), self._group.bits)}
 
@@ -69,7 +69,9 @@ class PlainServer:
         yield from ()
         return tuple(range(self._parties))
 
-    def open(self, round: RoundId, count: int, replies: Mapping[int, Body]) -> Steps[Opened]:
+    def open(
+        self, round: RoundId, count: int, replies: Mapping[int, Body], question: bytes = b""
+    ) -> Steps[Opened]:
         """The sum of the replies that are well formed.
 
         Raises:

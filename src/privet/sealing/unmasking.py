@@ -237,12 +237,13 @@ class MaskingServer:
 
     # ---- recovery
 
-    def recover(self, round: RoundId, candidates: Collection[int]) -> Steps[Masks]:
+    def recover(self, round: RoundId, candidates: Collection[int], question: bytes = b"") -> Steps[Masks]:
         """Settle the survivors of a round and rebuild the masks in their sum.
 
         Args:
             round: The attempt that was prepared last.
             candidates: Parties whose well-formed words have come.
+            question: Digest of what their words answer.
 
         Raises:
             RoundAborted: if too few parties sent words, signed the survivors or gave shares. By then nothing
@@ -260,7 +261,7 @@ class MaskingServer:
             raise RoundAborted("a survivor that was settled before is missing now")
         signatures = yield from self._collect_signatures(round, survivors)
         shares = yield from self._collect_shares(round, survivors, signatures)
-        return self._rebuild(epoch, round, survivors, shares)
+        return self._rebuild(epoch, round, survivors, shares, question)
 
     def _slot_body(self, round: RoundId, survivors: tuple[int, ...]) -> Body:
         return {
@@ -323,11 +324,12 @@ class MaskingServer:
         round: RoundId,
         survivors: tuple[int, ...],
         shares: Mapping[int, NDArray[np.uint8]],
+        question: bytes,
     ) -> Masks:
         plus: list[bytes] = []
         minus: list[bytes] = []
         combiner = shamir.Combiner(shares, self._threshold)
-        slot, purpose = epoch.rounds.index(round), self._context.pair_mask(epoch.number, round)
+        slot, purpose = epoch.rounds.index(round), self._context.pair_mask(epoch.number, round, question)
         for index, (party, keys) in enumerate(epoch.members.items()):
             seed = combiner.combine({giver: rows[index].tobytes() for giver, rows in shares.items()})
             if party in survivors:

@@ -84,7 +84,7 @@ class Study:
 
         ground = self._ground(setup)
         flat = ground.material.trainer.backbone.initial_flat()
-        measured = {**runner.validate(ground, flat), **runner.test(ground, flat)}
+        measured = {**runner.validate(ground, setup, flat), **runner.test(ground, flat)}
         self._add(setup, {**runner.named(setup, None, None, "final"), "rounds": 0, **measured})
 
     def _search(self, setup: Setup, rate: float) -> None:
@@ -94,7 +94,7 @@ class Study:
         row, flat = runner.train(ground, setup, rate, SEARCH_SEED, final=False)
         if not setup.trains_anew:
             self._flats[rate] = (row, flat)
-        self._add(setup, {**row, **runner.validate(ground, flat)})
+        self._add(setup, {**row, **runner.validate(ground, setup, flat)})
 
     def _finish(self, setup: Setup, rate: float, seed: int) -> None:
         from experiments.tradeoff import runner

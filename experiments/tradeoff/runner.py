@@ -1,7 +1,8 @@
 """One run of the study: from a set-up to a row, on the product's own path, and what is measured at its end.
 
-Public records are cut in two by group. Clip norms and codecs look at one half (``fit``), learning rates are chosen
-on the other (``validation``). Runs of a search never meet the test records.
+Learning rates are chosen on the public records. These are cut in two by group: clip norms and codecs look at one half
+(``fit``), and the control, which trains on ``fit`` in its search, is validated on the other half alone. Runs of a
+search never meet the test records.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Ground:
 
     Attributes:
         material: What the product loaded; its public records are the half ``fit``.
-        validation: Questions of the other half.
+        validation: Questions of all public records.
+        held_out: Those of the half that is not ``fit``.
         everything: All public records.
         test: Test questions.
         blocks: Block of each of them.
@@ -53,6 +55,7 @@ class Ground:
 
     material: Material
     validation: list[Question]
+    held_out: list[Question]
     everything: list[Example]
     test: list[Question]
     blocks: NDArray[np.int64]
@@ -75,12 +78,13 @@ def prepare(config: Config) -> Ground:
     material = gather(config)
     groups = {r.id: _group(r) for r in material.dataset.public}
     fit = [e for e in material.public if _digest(groups[e.id]) % 2 == 0]
-    held_out = [r for r in material.dataset.public if _digest(groups[r.id]) % 2 == 1]
+    validation = questions(config, material.dataset.public, material)
     group_of = {r.id: _group(r) for held in material.dataset.test.values() for r in held}
     test = [(name, q) for name, asked in material.test.items() for q in asked]
     return Ground(
         material=replace(material, public=fit),
-        validation=questions(config, held_out, material),
+        validation=validation,
+        held_out=[q for q in validation if _digest(groups[q.example.id]) % 2 == 1],
         everything=material.public,
         test=[q for _, q in test],
         blocks=np.array([_digest(group_of[q.example.id]) % BLOCKS for _, q in test], np.int64),
@@ -219,10 +223,11 @@ def _client_norm(ground: Ground, config: Config) -> float:
     return float(np.median(norms))
 
 
-def validate(ground: Ground, flat: Floats) -> dict[str, Any]:
-    """Loss on the validation records, which rates are chosen by."""
+def validate(ground: Ground, setup: Setup, flat: Floats) -> dict[str, Any]:
+    """Loss on public records that the set-up does not train on in its search; rates are chosen by it."""
     ground.material.trainer.set_flat(flat)
-    nll, _ = losses(ground.material, ground.validation, ground.material.trainer.micro_batch)
+    asked = ground.held_out if setup.silos == "public" else ground.validation
+    nll, _ = losses(ground.material, asked, ground.material.trainer.micro_batch)
     return {"validation": {"records": len(nll), "nll": _number(float(nll.mean()))}}
 
 

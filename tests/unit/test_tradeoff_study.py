@@ -57,7 +57,7 @@ class FakeRunner(SimpleNamespace):
             "task": setup.task,
         }
 
-    def validate(self, ground: Any, flat: float) -> dict[str, Any]:
+    def validate(self, ground: Any, setup: Setup, flat: float) -> dict[str, Any]:
         return {"validation": {"nll": flat}}
 
     def test(self, ground: Any, flat: float) -> dict[str, Any]:

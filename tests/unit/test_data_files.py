@@ -1,0 +1,196 @@
+"""Users' own data: formats, what is wrong with a file, silos and parts of files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from support.records import PAIRS, config, every_record, pairs, write_jsonl
+
+from privet.data.load import load
+from privet.data.near_duplicates import normalise
+from privet.errors import PrivetError
+
+
+def test_jsonl_csv_and_parquet_say_the_same(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = pairs(30)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["question", "answer"])
+        writer.writeheader()
+        writer.writerows(rows)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found = []
+    for kind in ("jsonl", "csv", "parquet"):
+        dataset = load(config(kind=kind, path=str(tmp_path / f"rows.{kind}"), template=PAIRS))
+        found.append([(r.prompt, r.completion) for r in every_record(dataset)])
+        assert dataset.report.rows == 30
+    assert found[0] == found[1] == found[2]
+
+
+def test_hugging_face_folder(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = pairs(20)
+    made = datasets.DatasetDict(
+        train=datasets.Dataset.from_list(rows), held=datasets.Dataset.from_list(rows[:4])
+    )
+    made.save_to_disk(str(tmp_path / "made"))
+    facts = {"kind": "huggingface", "name": str(tmp_path / "made"), "template": PAIRS, "test_public": True}
+    dataset = load(config(**facts, test_split="held"))
+    assert dataset.size == 20
+    assert {name: len(records) for name, records in dataset.test.items()} == {"all": 4}
+    with pytest.raises(PrivetError, match="no such split") as caught:
+        load(config(**facts, test_split="test"))
+    assert "held" in str(caught.value.allowed)
+
+
+def test_hugging_face_name_that_is_not_there() -> None:
+    with pytest.raises(PrivetError, match="cannot be loaded") as caught:
+        load(config(kind="huggingface", name="nobody/nothing", template=PAIRS))
+    assert caught.value.field == "data.name"
+
+
+def test_broken_lines_are_all_named_and_never_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps({"question": "a?", "answer": "b"})
+    path.write_text("\n".join([good, "{secret", good, "[1]", '{"question": NaN}', "", good]) + "\n")
+    with pytest.raises(PrivetError, match="3 broken rows") as caught:
+        load(config(kind="jsonl", path=str(path), template=PAIRS))
+    text = str(caught.value)
+    assert "line 2: not valid JSON" in text
+    assert "line 4: a JSON list" in text
+    assert "line 5: not valid JSON" in text
+    assert "secret" not in text
+
+
+def test_rows_that_do_not_fit_the_template_are_named(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "rows.jsonl",
+        [
+            {"question": "a?", "answer": "b"},
+            {"question": "a?"},
+            {"question": None, "answer": "b"},
+            {"question": [1], "answer": ""},
+        ],
+    )
+    with pytest.raises(PrivetError, match="3 broken rows") as caught:
+        load(config(kind="jsonl", path=path, template=PAIRS))
+    text = str(caught.value)
+    assert "rows.jsonl line 2: no column 'answer'" in text
+    assert "line 3: column 'question' holds no value" in text
+    assert "line 4: column 'question' holds list" in text
+
+
+def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("x\n" * 50)
+    with pytest.raises(PrivetError, match="50 broken rows") as caught:
+        load(config(kind="jsonl", path=str(tmp_path / "rows.jsonl"), template=PAIRS))
+    assert "and 30 more" in str(caught.value)
+
+
+def test_broken_csv_names_the_line_where_the_row_begins(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer\n"two\nlines?",yes\nonly one\na?,b,c\nfine?,yes\n')
+    with pytest.raises(PrivetError, match="2 broken rows") as caught:
+        load(config(kind="csv", path=str(path), template=PAIRS))
+    assert "line 4: 1 values for 2 columns; line 5: 3 values" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "does not name the columns"), (b"a,a\n1,2\n", "same name"), (b"a,b\n\xff\xfe,2\n", "not UTF-8")],
+)
+def test_csv_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(PrivetError, match=message):
+        load(config(kind="csv", path=str(tmp_path / "rows.csv"), template=PAIRS))
+
+
+def test_parquet_that_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(PrivetError, match="not a Parquet file"):
+        load(config(kind="parquet", path=str(tmp_path / "rows.parquet"), template=PAIRS))
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(PrivetError, match="no such file") as caught:
+        load(config(kind="jsonl", path=str(tmp_path / "*.jsonl"), template=PAIRS))
+    assert caught.value.field == "data.path"
+
+
+def test_one_silo_a_file_and_private_test_records_stay_at_theirs(tmp_path: Path) -> None:
+    for name, count in (("north", 60), ("south", 40)):
+        write_jsonl(
+            tmp_path / f"{name}.jsonl",
+            [row | {"question": f"{name} {row['question']}"} for row in pairs(count)],
+        )
+    dataset = load(
+        config(
+            kind="jsonl",
+            path=str(tmp_path / "*.jsonl"),
+            template=PAIRS,
+            partition={"kind": "file"},
+            split={"test": 0.3},
+        )
+    )
+    assert [silo.name for silo in dataset.silos] == ["north", "south"]
+    assert not dataset.test_public
+    for name, records in dataset.test.items():
+        assert records
+        assert all(record.prompt.startswith(name) for record in records)
+    assert len(every_record(dataset)) == 100
+
+
+def test_separate_test_and_public_files(tmp_path: Path) -> None:
+    facts = {
+        "kind": "jsonl",
+        "path": write_jsonl(tmp_path / "train.jsonl", pairs(20)),
+        "test_path": write_jsonl(tmp_path / "test.jsonl", pairs(5)),
+        "public_path": write_jsonl(tmp_path / "public.jsonl", pairs(7)),
+        "template": PAIRS,
+        "test_public": True,
+    }
+    dataset = load(config(**facts))
+    assert (dataset.size, len(dataset.test["all"]), len(dataset.public)) == (20, 5, 7)
+    assert len({record.id for record in every_record(dataset)}) == 32
+
+
+def test_groups_of_users_are_not_divided(tmp_path: Path) -> None:
+    rows = [row | {"person": i % 25} for i, row in enumerate(pairs(200))]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    split = {"group": "person", "test": 0.2, "validation": 0.2, "public": 0.2}
+    dataset = load(config(kind="jsonl", path=path, template=PAIRS, split=split, test_public=True))
+    parts = {
+        "train": [r for silo in dataset.silos for r in silo.records],
+        "test": [r for records in dataset.test.values() for r in records],
+        "validation": [r for records in dataset.validation.values() for r in records],
+        "public": dataset.public,
+    }
+    held = {name: {record.group for record in records} for name, records in parts.items()}
+    assert all(held.values())
+    assert sum(map(len, held.values())) == 25 == dataset.report.groups
+
+
+def test_copies_stay_together_without_groups(tmp_path: Path) -> None:
+    path = write_jsonl(
+        tmp_path / "rows.jsonl",
+        pairs(60) + [row | {"question": row["question"].upper() + "!"} for row in pairs(60)],
+    )
+    dataset = load(config(kind="jsonl", path=path, template=PAIRS, split={"test": 0.4}, test_public=True))
+    train = {normalise(record.prompt) for silo in dataset.silos for record in silo.records}
+    test = {normalise(record.prompt) for records in dataset.test.values() for record in records}
+    assert len(train) + len(test) == 60
+    assert not train & test
+
+
+def test_users_keep_their_near_duplicates_unless_they_ask(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", pairs(10) + pairs(10))
+    facts = {"kind": "jsonl", "path": path, "template": PAIRS, "split": {"test": 0}}
+    assert load(config(**facts)).size == 20
+    removed = load(config(**facts, remove_near_duplicates=True))
+    assert removed.report.dropped == {"near-duplicate of a record without group": 20 - removed.size}
+    assert removed.size <= 10

@@ -19,6 +19,7 @@ ACCOUNTANTS = "tests/unit/test_accountants.py::"
 LEDGER = "tests/unit/test_ledger.py::"
 KEYS = "tests/unit/test_keys.py::"
 FIXED_POINT = "tests/unit/test_fixed_point.py::"
+CHEATING = "tests/integration/test_cheating_servers.py::"
 REFUSALS = "tests/unit/test_masking_refusals.py::"
 
 CHARGED_NOISE = NOISE + "test_trap_09_opened_sums_hold_the_noise_that_the_ledger_charges"
@@ -349,8 +350,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "charged after the sum was opened",
         (
             "server.py",
-            "        self._charge()\n        opened = yield from self.sealing.open(due, self.size, bodies)",
-            "        opened = yield from self.sealing.open(due, self.size, bodies)\n        self._charge()",
+            "        self._charge()\n        opened = yield from self.sealing.open(due, self.size, bodies, "
+            "digest(question))",
+            "        opened = yield from self.sealing.open(due, self.size, bodies, digest(question))\n"
+            "        self._charge()",
         ),
         tests=(CHARGED_DRAWS, CHARGED_RETRIES),
     ),
@@ -440,8 +443,41 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "same values opened under another survivor set in a retry",
-        ("sealing/masking.py", "if opened and other.tag == decided.tag and", "if False and"),
+        ("sealing/masking.py", "if opened and alike and", "if False and"),
         tests=(REFUSALS + "test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets",),
+    ),
+    mutant(
+        "values rounded anew taken for another contribution",
+        (
+            "sealing/masking.py",
+            " or (number.number == round.number and not self._fresh_noise)",
+            "",
+        ),
+        tests=(
+            REFUSALS + "test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets",
+            CHEATING + "test_the_same_round_is_not_opened_again_without_one_client",
+        ),
+    ),
+    mutant(
+        "masks not bound to the question",
+        (
+            "sealing/masking_messages.py",
+            "round.number, round.attempt, question)",
+            "round.number, round.attempt)",
+        ),
+        tests=(
+            REFUSALS + "test_parties_that_answer_different_questions_sum_to_noise",
+            CHEATING + "test_others_cannot_be_made_to_contribute_nothing",
+        ),
+    ),
+    mutant(
+        "other words masked in the same slot",
+        (
+            "sealing/masking.py",
+            "elif not hmac.compare_digest(decided.tag, tag) or decided.question != _padded(question):",
+            "elif False:",
+        ),
+        tests=(REFUSALS + "test_a_slot_masks_one_value_only",),
     ),
     mutant(
         "unmasking without the signatures of a threshold",

@@ -1,0 +1,65 @@
+"""Figure of the study from its result file: ``python -m experiments.noise_sweep.figure``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+MARKS = {"dr_encoder": "o", "random_projection": "s", "count_sketch": "^", "no codec": "x"}
+
+
+def main() -> None:
+    """Test loss against epsilon, mean and range over seeds; on the right the search for the rate."""
+    import matplotlib.pyplot as plt
+
+    stored = json.loads((HERE / "results" / "smollm2.json").read_text(encoding="utf-8"))
+    study, rows = stored["config"], stored["rows"]
+    epsilons, methods = study["epsilons"], study["methods"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
+    for index, method in enumerate(methods):
+        for at, epsilon in enumerate(epsilons):
+            found = [
+                r["test_nll"] for r in rows if r["final"] and (r["method"], r["epsilon"]) == (method, epsilon)
+            ]
+            if not found:
+                continue
+            mean = float(np.mean(found))
+            spread = [[mean - min(found)], [max(found) - mean]]
+            label = method if at == 0 else None
+            place = at + 0.12 * (index - (len(methods) - 1) / 2)
+            left.errorbar(place, mean, spread, fmt=MARKS[method], color=f"C{index}", label=label, capsize=3)
+    untrained = [r for r in rows if r["method"] == "untrained"]
+    if untrained:
+        left.axhline(untrained[0]["test_nll"], color="grey", ls="--", label="not trained")
+    left.set_xticks(range(len(epsilons)), ["none" if e is None else f"{e:g}" for e in epsilons])
+    left.set_xlabel("ε (client, zero-out, δ = 1e-5); none: no clip, no noise")
+    left.set_ylabel("test loss, nats: mean and range over seeds")
+    left.legend()
+    left.grid(alpha=0.3)
+    for index, method in enumerate(methods):
+        for epsilon, style in zip(epsilons, (":", "-.", "--", "-"), strict=False):
+            search = sorted(
+                (r["rate"], r["validation_nll"])
+                for r in rows
+                if not r["final"] and (r["method"], r["epsilon"]) == (method, epsilon)
+            )
+            if search:
+                right.plot(*zip(*search, strict=True), ls=style, color=f"C{index}", marker=".")
+    right.set_xscale("log")
+    right.set_xlabel("server rate (one grid for all)")
+    right.set_ylabel("validation loss, nats")
+    names = ["none" if e is None else f"{e:g}" for e in epsilons]
+    right.set_title("dotted to solid: ε = " + ", ".join(names), fontsize=9)
+    right.grid(alpha=0.3)
+    figure.suptitle(
+        f"{study['silos']} clients, {study['ratio']}x compression, SmolLM2, {study['rounds']} rounds"
+    )
+    figure.tight_layout()
+    figure.savefig(HERE / "results" / "smollm2.png", dpi=130, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()

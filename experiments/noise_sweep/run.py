@@ -1,0 +1,223 @@
+"""Utility against epsilon at a fixed compression: DR-Encoder beside projections to the same size.
+
+Run ``python -m experiments.noise_sweep.run``.
+
+48 clients, one client as the privacy unit, SmolLM2 with LoRA on the top layer. DR-Encoder pays for its stage 1 out of
+the same epsilon. One grid of server rates serves all methods; it is widened for all while any method's best rate lies
+at its edge. Rates are chosen on public records that trained and fitted nothing; test records are looked at once, by
+runs at the best rate under three seeds. Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics
+are exact. Sums are opened without masks, which change no bit (tests/integration/test_dr_encoder.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiments.study import ROOT, Results, arguments
+
+from privet.codecs import Codec, Sources, build, median_code_norm
+from privet.config import Config, NoSealing, parse, read_yaml
+from privet.federation import Secrets, federate
+from privet.lora import factors_of
+from privet.material import Material, Question, codec_schedule, gather, layout_of, questions
+from privet.measure import score
+from privet.plan import planned_ledger
+from privet.resolve import Resolved, resolve
+from privet.work import Workplace
+
+HERE = Path(__file__).parent
+Study = Mapping[str, Any]
+Run = Callable[[str, float | None, float, int, bool], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Loaded model and data.
+
+    Attributes:
+        material: Its public records are the half that codecs and clip norms may look at.
+        validation: Questions of the other half.
+        test: Test questions, equally many of each domain.
+        updates: Local updates on blocks of the first half, float32 [n, D], for clip norms.
+    """
+
+    material: Material
+    validation: list[Question]
+    test: list[Question]
+    updates: np.ndarray
+
+
+def configured(study: Study, method: str, epsilon: float | None, rate: float, seed: int) -> Config:
+    """The example with the study's numbers."""
+    raw = read_yaml(ROOT / "examples" / "dr_encoder.yaml")
+    encoder = method == "dr_encoder"
+    raw |= {"seed": seed, "insecure_test_seed": seed}
+    raw["data"]["partition"] |= {"silos": study["silos"]}
+    raw["data"]["split"] = {"test": 0.09, "public": 0.08}
+    raw["lora"]["layers"] = {"top": study["layers"]}
+    raw["schedule"] = {
+        "rounds": study["rounds"],
+        "local": study["local"],
+        "server": {"kind": "adam", "learning_rate": rate},
+    }
+    raw["privacy"] |= {"target_epsilon": epsilon, "clip_norm": 1.0}
+    if encoder:
+        raw["codec"] |= {"ratio": study["ratio"], "allow_useless": True}
+        raw["system"]["faithful"] = epsilon is None
+    else:
+        raw["system"] = {"kind": "fedavg" if epsilon is None else "hedge"}
+        raw["codec"] = {"kind": "identity"}
+        if method != "no codec":
+            raw["codec"] = {"kind": method, "ratio": study["ratio"], "allow_useless": True}
+    if epsilon is None:
+        del raw["privacy"]
+    raw["evaluation"] = {"metric": "choices"}
+    raw["engine"] = {"threads": 1, "cache_mebibytes": study["cache_mebibytes"], "diagnostics": False}
+    return parse(raw)
+
+
+def prepare(study: Study, cache: Path) -> Ground:
+    """Load, and divide the public records in two by group."""
+    config = configured(study, "no codec", None, 1.0, 0)
+    engine = config.engine.model_copy(update={"cache_folder": str(cache)})
+    material = gather(config.model_copy(update={"engine": engine}))
+    records = material.dataset.public
+    names = sorted({r.group or r.id for r in records})
+    fit = set(names[::2])
+    first = {r.id for r in records if (r.group or r.id) in fit}
+    held_out = [r for r in records if r.id not in first]
+    order = np.random.default_rng(0).permutation(len(held_out))[: study["validation"]]
+    each = study["test"] // len(material.test)
+    test = [q for asked in material.test.values() for q in asked[:each]]
+    material = replace(material, public=[e for e in material.public if e.id in first])
+    material.silos = {name: examples[: study["records"]] for name, examples in material.silos.items()}
+    local, trainer = config.schedule.local, material.trainer
+    initial, size = trainer.backbone.initial_flat(), local.steps * local.batch_size
+    blocks = [material.public[i : i + size] for i in range(0, len(material.public) - size, size)][:24]
+    updates = [trainer.train_locally(initial, block, local, bytes(32)) - initial for block in blocks]
+    return Ground(
+        material, questions(config, [held_out[i] for i in order], material), test, np.stack(updates)
+    )
+
+
+def clip_norm(ground: Ground, config: Config) -> float:
+    """Median length of public updates' codes; the autoencoder's codes are as long as updates."""
+    if config.system.kind == "dr_encoder":
+        return float(np.median(np.linalg.norm(ground.updates, axis=1)))
+    codec: Codec = build(config.codec, Sources(layout_of(ground.material)), seed=config.seed)
+    return median_code_norm(codec, ground.updates)
+
+
+def resolved(ground: Ground, config: Config) -> Resolved:
+    """The run with its noise, at the clip norm of its codes."""
+    layout = ground.material.trainer.backbone.layout
+    if config.privacy is not None:
+        privacy = config.privacy.model_copy(update={"clip_norm": clip_norm(ground, config)})
+        config = config.model_copy(update={"privacy": privacy})
+    return resolve(
+        config,
+        dimension=layout.dimension,
+        parties=len(ground.material.silos),
+        factors=factors_of(layout),
+        layout=layout_of(ground.material),
+    )
+
+
+def measured(
+    study: Study, ground: Ground, method: str, epsilon: float | None, rate: float, seed: int, final: bool
+) -> dict[str, Any]:
+    """One run: validation metrics, and test metrics of a final one."""
+    started = time.monotonic()
+    asked = configured(study, method, epsilon, rate, seed)
+    run = resolved(ground, asked)
+    plain = replace(run, config=run.config.model_copy(update={"sealing": NoSealing()}))
+    material, parties = ground.material, range(len(ground.material.silos))
+    told: dict[str, Any] = {}
+    f = federate(
+        plain,
+        [Workplace(n, material.trainer, e, asked.engine.micro_batch) for n, e in material.silos.items()],
+        [Secrets.of_test_seed(seed, party) for party in parties],
+        material.trainer.backbone.initial_flat(),
+        codec_schedule(asked, material, lambda kind, facts: told.update(facts) if kind == "codec" else None),
+        run="noise sweep",
+    )
+    f.engine.run(f.server.steps())
+    material.trainer.set_flat(f.flat)
+    row: dict[str, Any] = {"method": method, "epsilon": epsilon, "rate": rate, "seed": seed, "final": final}
+    row |= _metrics("validation", score(material, ground.validation, asked.engine.micro_batch))
+    if final:
+        row |= _metrics("test", score(material, ground.test, asked.engine.micro_batch))
+    if epsilon is not None:
+        row |= {"noise_multiplier": run.facts.noise_multiplier, "clip_norm": run.facts.clip_norm}
+        row["stages"] = [
+            {name: stage[name] for name in ("name", "count", "noise_multiplier", "value")}
+            for stage in planned_ledger(run).stages()
+        ]
+    size = f.server.size
+    row |= {"size": size, "dimension": len(f.flat), "cosine": told.get("cosine")}
+    return row | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}_{metric}": row[metric] for metric in ("nll", "nll_se", "accuracy")}
+
+
+def best_rate(rows: list[dict[str, Any]], method: str, epsilon: float | None, seed: int) -> float:
+    """The rate with the lowest validation loss among the search runs."""
+    found = [r for r in rows if (r["method"], r["epsilon"], r["seed"]) == (method, epsilon, seed)]
+    return float(min((r for r in found if not r["final"]), key=lambda r: r["validation_nll"])["rate"])
+
+
+def main() -> None:
+    """Search, widen the grid while a best rate lies at its edge, then the other seeds."""
+    given, study = arguments(__doc__ or ""), json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+    results = Results(HERE / "results" / "smollm2.json", study)
+    ground = prepare(study, given.updates.parent / "prefix")
+    done = 0
+
+    def go(method: str, epsilon: float | None, rate: float, seed: int, final: bool) -> bool:
+        nonlocal done
+        key = {"method": method, "epsilon": epsilon, "rate": rate, "seed": seed, "final": final}
+        if results.has(**key):
+            return True
+        if done == given.limit:
+            return False
+        done += 1
+        row = measured(study, ground, method, epsilon, rate, seed, final)
+        results.add(row)
+        print({k: v for k, v in row.items() if k != "stages"}, flush=True)
+        return True
+
+    cells = [(method, epsilon) for epsilon in study["epsilons"] for method in study["methods"]]
+    rates, first = list(study["rates"]), study["seeds"][0]
+    for step in range(study["extensions"] + 1):
+        if not all(go(m, e, rate, first, False) for rate in rates for m, e in cells):
+            return
+        best = {best_rate(results.rows, m, e, first) for m, e in cells}
+        low, high = min(rates) in best, max(rates) in best
+        if step == study["extensions"] or not (low or high):
+            break
+        rates += [min(rates) / study["factor"]] * low + [max(rates) * study["factor"]] * high
+    for seed in study["seeds"]:
+        for method, epsilon in cells:
+            if not go(method, epsilon, best_rate(results.rows, method, epsilon, first), seed, True):
+                return
+    if not results.has(method="untrained"):
+        ground.material.trainer.set_flat(ground.material.trainer.backbone.initial_flat())
+        row = {"method": "untrained", "epsilon": None, "seed": first, "final": True, "rate": 0.0}
+        row |= _metrics("validation", score(ground.material, ground.validation, 32))
+        results.add(row | _metrics("test", score(ground.material, ground.test, 32)))
+    edge = [c for c in cells if best_rate(results.rows, *c, first) in (min(rates), max(rates))]
+    print(f"rates {sorted(rates)}; best at the edge: {edge or 'nowhere'}", flush=True)
+    assert not math.isnan(sum(r["validation_nll"] for r in results.rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 Run ``python -m experiments.noise_sweep.run``.
 
-48 clients, one client as the privacy unit, SmolLM2 with LoRA on the top layer. DR-Encoder pays for its stage 1 out of
+48 clients, one client as the privacy unit, SmolLM2 with LoRA on the top two layers. DR-Encoder pays for its stage 1 out of
 the same epsilon. One grid of server rates serves all methods; it is widened for all while any method's best rate lies
 at its edge. Rates are chosen on public records that trained and fitted nothing; test records are looked at once, by
 runs at the best rate under three seeds. Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics

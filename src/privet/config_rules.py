@@ -189,6 +189,8 @@ def _error_feedback_keeps_the_guarantee(c: Config) -> Iterator[Row]:
 
 
 def _codec_is_possible(c: Config) -> Iterator[Row]:
+    if getattr(c.codec, "source", "public_data") == "self_generated":
+        yield "codec.source", "is not wired into runs in this version", "self_generated", "public_data"
     if c.sealing.kind != "none" and c.codec.kind == "top_k" and c.codec.support == "client":
         yield "codec.support", "supports that clients choose do not line up under a seal", "client", "public"
 

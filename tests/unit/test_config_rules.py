@@ -107,6 +107,11 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
         "codec.scale",
         FEDAVG | {"codec": {"kind": "count_sketch", "scale": "unbiased", "error_feedback": True}},
     ),
+    (
+        "_codec_is_possible",
+        "codec.source",
+        HEDGE | {"codec": {"kind": "row_pca", "source": "self_generated"}},
+    ),
     ("_codec_is_possible", "codec.support", HEDGE | {"codec": {"kind": "top_k", "support": "client"}}),
     (
         "_colluders_leave_a_share",

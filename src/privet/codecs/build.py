@@ -82,7 +82,7 @@ class Sources:
                 field="codec.kind",
                 given=kind,
                 allowed="random_projection, count_sketch, prune",
-                hint="declare public records (`data.split.public`), or set `codec.source: self_generated`",
+                hint="declare public records (`data.split.public`)",
             )
         return self.public_updates
 

@@ -1,4 +1,4 @@
-"""Figure of the study from its result file: ``python -m experiments.noise_sweep.figure``."""
+"""Figure of the study from its result file: ``python -m experiments.noise_sweep.figure --model smollm2``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from experiments.study import arguments
 
 HERE = Path(__file__).parent
 MARKS = {"dr_encoder": "o", "random_projection": "s", "count_sketch": "^", "no codec": "x"}
@@ -15,7 +16,8 @@ def main() -> None:
     """Test loss against epsilon, mean and range over seeds; on the right the search for the rate."""
     import matplotlib.pyplot as plt
 
-    stored = json.loads((HERE / "results" / "smollm2.json").read_text(encoding="utf-8"))
+    given = arguments(__doc__ or "")
+    stored = json.loads((HERE / "results" / f"{given.model}.json").read_text(encoding="utf-8"))
     study, rows = stored["config"], stored["rows"]
     epsilons, methods = study["epsilons"], study["methods"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
@@ -55,10 +57,10 @@ def main() -> None:
     right.set_title("dotted to solid: ε = " + ", ".join(names), fontsize=9)
     right.grid(alpha=0.3)
     figure.suptitle(
-        f"{study['silos']} clients, {study['ratio']}x compression, SmolLM2, {study['rounds']} rounds"
+        f"{study['silos']} clients, {study['ratio']}x compression, {given.model}, {study['rounds']} rounds"
     )
     figure.tight_layout()
-    figure.savefig(HERE / "results" / "smollm2.png", dpi=130, metadata={"Software": None})
+    figure.savefig(HERE / "results" / f"{given.model}.png", dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Utility against epsilon at a fixed compression: DR-Encoder beside projections to the same size.
 
-Run ``python -m experiments.noise_sweep.run``.
+Run ``python -m experiments.noise_sweep.run`` (``--model small`` takes minutes where SmolLM2 takes hours).
 
-48 clients, one client as the privacy unit, SmolLM2 with LoRA on the top two layers. DR-Encoder pays for its stage 1 out of
-the same epsilon. One grid of server rates serves all methods; it is widened for all while any method's best rate lies
-at its edge. Rates are chosen on public records that trained and fitted nothing; test records are looked at once, by
-runs at the best rate under three seeds. Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics
-are exact. Sums are opened without masks, which change no bit (tests/integration/test_dr_encoder.py).
+48 clients, one client as the privacy unit. DR-Encoder pays for its stage 1 out of the same epsilon. One grid of server
+rates serves all methods; it is widened for all while any method's best rate lies at its edge. Rates are chosen on
+public records that trained and fitted nothing; test records are looked at once, by runs at the best rate under three
+seeds. Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics are exact. Sums are opened without
+masks, which change no bit (tests/integration/test_dr_encoder.py).
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def configured(study: Study, method: str, epsilon: float | None, rate: float, se
     """The example with the study's numbers."""
     raw = read_yaml(ROOT / "examples" / "dr_encoder.yaml")
     encoder = method == "dr_encoder"
-    raw |= {"seed": seed, "insecure_test_seed": seed}
+    raw |= {"seed": seed, "insecure_test_seed": seed, "model": {"name": study["model"]}}
     raw["data"]["partition"] |= {"silos": study["silos"]}
     raw["data"]["split"] = {"test": 0.09, "public": 0.08}
-    raw["lora"]["layers"] = {"top": study["layers"]}
+    raw["lora"] |= {"layers": {"top": study["layers"]}, "factors": study["factors"]}
     raw["schedule"] = {
         "rounds": study["rounds"],
         "local": study["local"],
@@ -178,7 +178,8 @@ def best_rate(rows: list[dict[str, Any]], method: str, epsilon: float | None, se
 def main() -> None:
     """Search, widen the grid while a best rate lies at its edge, then the other seeds."""
     given, study = arguments(__doc__ or ""), json.loads((HERE / "config.json").read_text(encoding="utf-8"))
-    results = Results(HERE / "results" / "smollm2.json", study)
+    study |= study.pop("models")[given.model]
+    results = Results(HERE / "results" / f"{given.model}.json", study)
     ground = prepare(study, given.updates.parent / "prefix")
     done = 0
 

@@ -8,11 +8,24 @@ a random projection to the same size is refused before it is used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from privet.codec_config import CodecConfig, PruneCodec, PublicSubspaceCodec, RowPcaCodec
-from privet.codecs import Codec, Identity, Layout, Sources, build, check_sound, gate, reconstruction
+from privet.codecs import (
+    Codec,
+    Fidelity,
+    Identity,
+    Layout,
+    Noise,
+    Sources,
+    aggregate,
+    build,
+    check_sound,
+    gate,
+    reconstruction,
+)
+from privet.codecs.fidelity import control_for
 from privet.codecs.training import Epoch
 from privet.pipeline import Floats
 from privet.privacy.events import NoGuarantee
@@ -40,6 +53,8 @@ class CodecSchedule:
         public: Gradients on public records, where there are any.
         held_out: Gradients on other public records, for measuring; where there are any.
         learns: Whether the codec is made from what a preparation released.
+        noise: Clip norm and noise of a sum of codes as this run has them, for measuring; absent without noise.
+        cohort: Vectors in such a sum.
         observe: Told how far training is, and what a codec keeps.
     """
 
@@ -52,6 +67,8 @@ class CodecSchedule:
     public: PublicGradients | None = None
     held_out: PublicGradients | None = None
     learns: bool = False
+    noise: Noise | None = None
+    cohort: float = 1.0
     observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
 
     def first(self, flat: Floats) -> Codec | None:
@@ -128,13 +145,25 @@ class CodecSchedule:
             seed=self.seed + 1,
             allow_useless=self.config.allow_useless,
         )
-        facts = {
+        facts: dict[str, Any] = {
             "codec": self.config.kind,
             "size": codec.size,
             "ratio": round(found.ratio, 2),
-            "cosine": round(found.overall.cosine, 4),
-            "control_cosine": round(control.overall.cosine, 4),
+            **_closeness(found, control),
             "measured_on": what,
+            "updates": len(updates),
+        }
+        if self.noise is not None and codec.summable:
+            # As much noise on the mean of these updates as there is on that of a cohort.
+            noise = replace(self.noise, multiplier=self.noise.multiplier * len(updates) / self.cohort)
+            noisy = [
+                aggregate(one, updates, self.layout, noise)
+                for one in (codec, control_for(codec, self.seed + 1))
+            ]
+            facts["with_noise"] = _closeness(*noisy)
+        facts["per_tensor"] = {
+            name: {"cosine": round(each.cosine, 4), "relative_error": round(each.relative_error, 4)}
+            for name, each in found.per_tensor.items()
         }
         self.observe("codec", facts)
 
@@ -147,3 +176,11 @@ class CodecSchedule:
         if isinstance(self.config, RowPcaCodec | PublicSubspaceCodec):
             return number % self.config.refresh_rounds == 0
         return number == 0 and current is None
+
+
+def _closeness(found: Fidelity, control: Fidelity) -> dict[str, float]:
+    return {
+        "cosine": round(found.overall.cosine, 4),
+        "relative_error": round(found.overall.relative_error, 4),
+        "control_cosine": round(control.overall.cosine, 4),
+    }

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from privet.codec_schedule import HELD_OUT, CodecSchedule
+from privet.codecs import Noise
 from privet.config import Config, LocalConfig
 from privet.data.load import load as load_data
 from privet.data.load import load_public
@@ -277,6 +278,10 @@ def codec_schedule(
         return of
 
     held_out = material.public[updates:][:HELD_OUT]
+    noise, cohort, p = None, float(len(material.silos)), config.privacy
+    if p is not None and p.noise_multiplier and p.clip_norm != "public" and material.silos:
+        noise = Noise(p.clip_norm, p.noise_multiplier)
+        cohort = config.schedule.expected_batch or cohort if p.unit == "record" else cohort
     return CodecSchedule(
         config.codec,
         layout_of(material),
@@ -287,6 +292,8 @@ def codec_schedule(
         public=gradients(material.public[:updates]) if material.public else None,
         held_out=gradients(held_out) if held_out else None,
         learns=system.preparation_rounds > 0,
+        noise=noise,
+        cohort=cohort,
         observe=observe,
     )
 

@@ -204,6 +204,8 @@ class _Run:
                 row["simulated"] = simulated(self.federation.clients, system.mechanism, facts["round"])
             self.folder.append("rounds.jsonl", row)
             facts = row
+        if kind == "codec":
+            self.folder.write_json("codec.json", {"schema": SCHEMA, **facts})
         self._log(kind, facts)
         self.observe(kind, facts)
         every = self.config.evaluation.every
@@ -212,7 +214,7 @@ class _Run:
             self._measure(self.material, "round", facts["round"], self.federation.flat)
 
     def _log(self, kind: str, facts: dict[str, Any]) -> None:
-        shown = {k: v for k, v in facts.items() if k not in {"simulated", "schema"}}
+        shown = {k: v for k, v in facts.items() if k not in {"simulated", "schema", "per_tensor"}}
         line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {kind} {shown}\n"
         with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
             file.write(line)

@@ -13,7 +13,7 @@ from support.toy_runs import material
 
 from privet.codec_config import CountSketchCodec
 from privet.codec_schedule import CodecSchedule
-from privet.codecs import Provenance, StatisticsCode
+from privet.codecs import Noise, Provenance, StatisticsCode
 from privet.errors import PrivetError
 from privet.material import public_update_norm
 from privet.plan import planned_ledger
@@ -180,6 +180,8 @@ def test_a_codec_that_keeps_no_more_than_a_random_projection_is_refused() -> Non
             private=True,
             sealed=True,
             held_out=lambda flat: rows,
+            noise=Noise(1.0, 2.0),
+            cohort=4,
             observe=lambda kind, facts: told.append(facts) if kind == "codec" else None,
         )
 
@@ -191,6 +193,8 @@ def test_a_codec_that_keeps_no_more_than_a_random_projection_is_refused() -> Non
     assert codec.provenance is Provenance.SEED
     assert told[0]["measured_on"] == "public updates"
     assert abs(told[0]["cosine"] - told[0]["control_cosine"]) < 0.2
+    assert told[0]["with_noise"]["cosine"] < told[0]["cosine"]
+    assert list(told[0]["per_tensor"]) == [name for name, _ in LAYOUT]
 
 
 def test_the_public_clip_norm_of_a_client_is_the_length_of_its_update() -> None:

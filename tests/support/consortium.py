@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = 90.0, pause: float = 0.05) -> Any:
+def until(what: str, holds: Callable[[], Any], seconds: float = 300.0, pause: float = 0.05) -> Any:
     """Wait until something holds, and return it."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

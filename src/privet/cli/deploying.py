@@ -42,11 +42,18 @@ def init(
     ] = None,
     sites: Annotated[list[str] | None, typer.Option("--site", help="Name of a site; repeat it.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the server that sites connect to.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The configuration that was agreed on; sites check their data against it."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Make a hardened start-up kit for the server and one for each site; asks for what is not given."""
-    from privet.config import read_yaml
+    from privet.config import load, read_yaml
     from privet.deploy.project import checked, make_project
+
+    if config is not None:
+        load(config)
 
     raw = read_yaml(project) if project else {}
     given = {"name": name, "server": server_, "sites": sites, "port": port}
@@ -56,15 +63,15 @@ def init(
             raw[key] = typer.prompt(question, err=True)
     if "sites" not in raw:
         raw["sites"] = typer.prompt("Names of the sites, separated by spaces", err=True).split()
-    kits = make_project(checked(raw, str(project or "deploy init")), folder)
+    agreed = config.read_text(encoding="utf-8") if config else None
+    kits = make_project(checked(raw, str(project or "deploy init")), folder, agreed)
     if json_:
         paths = {key: str(path) for key, path in kits.sites.items()}
         answer({"server": str(kits.server), "sites": paths, "authority": str(kits.authority)})
         return
     typer.echo(f"server     {kits.server}")
-    for key, path in kits.sites.items():
+    for path in kits.sites.values():
         typer.echo(f"site       {path}")
-        del key
     typer.echo(f"authority  {kits.authority}  (secret: take it offline; it can make kits)")
     say(
         "Hand each kit to its site like a password. Then at each site: "

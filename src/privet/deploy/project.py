@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError
 
 from privet.config import Section, read_yaml
 from privet.deploy.hardening import harden_operator, harden_server, harden_site
-from privet.engines.homes import FOLDER, KEYS, SITE, Consortium, site_template
+from privet.engines.homes import AGREED, FOLDER, KEYS, SITE, Consortium, site_template
 from privet.errors import PrivetError
 from privet.sealing.identity import Identity
 
@@ -97,12 +97,13 @@ class Kits:
     authority: Path
 
 
-def make_project(project: Project, out: Path) -> Kits:
+def make_project(project: Project, out: Path, agreed: str | None = None) -> Kits:
     """Provision, harden, and lay out the kits.
 
     Args:
         project: Who takes part.
         out: New or empty folder.
+        agreed: Text of the configuration that the members agreed on, for sites to check their data against.
 
     Raises:
         PrivetError: if something is there, or FLARE is not installed or cannot provision.
@@ -119,7 +120,7 @@ def make_project(project: Project, out: Path) -> Kits:
     shutil.move(made / project.server, kits.server)
     shutil.move(made / OPERATOR, kits.server / OPERATOR_KIT)
     harden_server(kits.server, admin_port=project.admin_port)
-    harden_operator(kits.server / OPERATOR_KIT, host=_operator_host(project), port=project.admin_port)
+    harden_operator(kits.server / OPERATOR_KIT, host="localhost", port=project.admin_port)
     home = kits.server / FOLDER
     home.mkdir(mode=0o700)
     key = Identity.create(home / KEYS)
@@ -131,13 +132,12 @@ def make_project(project: Project, out: Path) -> Kits:
         (kit / FOLDER).mkdir(mode=0o700)
         facts.write(kit / FOLDER)
         (kit / FOLDER / SITE).write_text(site_template(), encoding="utf-8")
+    if agreed is not None:
+        for kit in (kits.server, *kits.sites.values()):
+            (kit / FOLDER / AGREED).write_text(agreed, encoding="utf-8")
     shutil.rmtree(made)
     _close([kits.server, *kits.sites.values(), kits.authority])
     return kits
-
-
-def _operator_host(project: Project) -> str:
-    return "localhost"
 
 
 def _provision(project: Project, workspace: Path) -> Path:

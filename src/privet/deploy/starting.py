@@ -11,9 +11,10 @@ from typing import NoReturn
 
 from privet.deploy.hardening import place_stores
 from privet.deploy.project import SECRET_SUFFIXES
-from privet.engines.homes import FOLDER, RUNS, SITE, ServerHome, SiteHome
+from privet.engines.homes import AGREED, FOLDER, RUNS, SITE, ServerHome, SiteHome
 from privet.engines.joining import installed
 from privet.errors import PrivetError
+from privet.site_policy import refusals
 
 _APP = "nvflare.private.fed.app"
 
@@ -110,9 +111,42 @@ def prepare_site(kit: Path, data: Path | None) -> list[str]:
     found.append(
         f"limit: {allowed}, delta {ledger['delta']:g}, unit {ledger['unit']}; {len(home.ledger.runs())} runs so far"
     )
+    if (home.path / AGREED).exists():
+        found += _check_agreed(home, roster.size)
     found.append("versions " + ", ".join(f"{name} {number}" for name, number in installed().items()))
     (home.path / RUNS).mkdir(mode=0o700, exist_ok=True)
     return found
+
+
+def _check_agreed(home: SiteHome, parties: int) -> list[str]:
+    """Whether this site could take part in the agreed run: its policy, its data, and its base model.
+
+    Raises:
+        PrivetError: for the first thing that is not in order.
+    """
+    from privet.config import load
+    from privet.data.load import load as load_data
+    from privet.engines.party import Refused, at_site
+    from privet.models import resolve as find_model
+    from privet.resolve import resolve
+
+    path = home.path / AGREED
+    asked = load(path)
+    # Any dimension does: no limit of a policy depends on it.
+    broken = refusals(home.settings.policy, resolve(asked, dimension=1024, parties=parties))
+    if broken:
+        raise PrivetError(
+            "this site's policy refuses the agreed run",
+            field=str(path),
+            given="; ".join(each.detail for each in broken),
+            hint=f"change the run, or this site's limits in {home.path / SITE}",
+        )
+    try:
+        config = at_site(asked, home.settings)
+    except Refused as refused:
+        raise PrivetError(refused.detail, field=str(path), given=refused.reason) from None
+    lines = load_data(config.data).report.lines()
+    return [*lines, f"base model {find_model(config.model)}"]
 
 
 def prepare_server(kit: Path) -> list[str]:

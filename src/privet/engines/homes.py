@@ -31,7 +31,7 @@ from privet.site_ledger import SiteLedger
 from privet.site_policy import SitePolicy
 
 FOLDER = "privet"
-CONSORTIUM, ROSTER, SITE = "consortium.json", "roster.json", "site.yaml"
+CONSORTIUM, ROSTER, SITE, AGREED = "consortium.json", "roster.json", "site.yaml", "agreed.yaml"
 KEYS, LEDGER, RUNS, SUBMITTED, STATUS = "keys", "ledger", "runs", "submitted", "status"
 
 

@@ -71,10 +71,11 @@ class AtSites:
             self.roster,
             self.name,
             material.trainer.backbone.initial_flat(),
-            codec_schedule(config, material),
+            codec_schedule(config, material, observe),
         )
         store = FolderStore(SecretStore(folder / "checkpoints" / "sealing"))
         server = blueprint.server(store, save, observe)
+        self.home.tell(self.name, {"rounds": server.rounds})
 
         def failed(op: str, party: int, reason: str) -> None:
             observe("dropped", {"site": self.roster.members[party].name, "op": op, "reason": reason})
@@ -152,7 +153,7 @@ def _start(home: ServerHome, roster: Roster, run: str, transport: Transport) -> 
             home.tell(run, {"doing": facts["name"], "told": time.time()})
 
     folder = home.run_folder(run)
-    home.tell(run, {"rounds": config.schedule.rounds, "sites": names})
+    home.tell(run, {"sites": names})
     cast = AtSites(home, roster, run, transport)
     return start(
         config,

@@ -120,7 +120,8 @@ class TrustConfig(Section):
         1,
         ge=0,
         description="Clients assumed to pool what they know with an observer; 1 covers a curious participant, who "
-        "subtracts its own share of the noise.",
+        "subtracts its own share of the noise. Under `sealing.kind: encrypted` one of them opens single contributions "
+        "with the server, so noise shares are worth no more than whole noise from each client.",
     )
 
 

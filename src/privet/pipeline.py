@@ -116,8 +116,20 @@ class Encode:
     role: Role = Role.ENCODE
 
     def forward(self, value: Floats, unit_ids: tuple[str, ...], passing: Pass) -> Floats:
-        """float32 [b, D] -> float32 [b, k]."""
-        return self.codec.encode(value)
+        """float32 [b, D] -> float32 [b, k].
+
+        Raises:
+            PrivetError: if the codec, which a server may have chosen, gives another shape: one clipped number that is
+                added to k coordinates would count sqrt(k) times.
+        """
+        code = self.codec.encode(value)
+        if code.shape != (len(value), self.codec.size):
+            raise PrivetError(
+                "gives codes of another length than it says",
+                field="codec",
+                allowed=f"{self.codec.size} numbers",
+            )
+        return code
 
     def backward(self, value: Floats) -> Floats:
         """float32 [k] -> float32 [D]."""

@@ -19,6 +19,7 @@ from privet.pipeline import CodecLike
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
 from privet.privacy.observers import TrustModel
+from privet.sealing.base import openers
 from privet.systems import Facts, System, compose
 
 Factors: TypeAlias = tuple[NDArray[np.int64], ...]
@@ -94,7 +95,7 @@ def trust_model(config: Config, parties: int) -> TrustModel:
             allowed=f"at most {survivors - 1} with {survivors} survivors",
             hint="use more clients, or system dp_lora, where every client adds its own noise in full",
         )
-    return TrustModel(parties, survivors, colluders)
+    return TrustModel(parties, survivors, colluders, openers=openers(config.sealing.kind, parties))
 
 
 def resolve(

@@ -53,10 +53,9 @@ def test_an_honest_run_raises_no_alarm(system: str, unit: str, sealing: str) -> 
     assert first.low is not None
     assert first.high is not None
     assert first.low <= first.compared
-    if (system, sealing) != (
-        "dp_lora",
-        "masked",
-    ):  # there four silos' noise hides each of them, which is not credited
+    # There four silos' noise hides each of them, which is not credited; and here the promise is that against a
+    # colluder, whose key opens single contributions, while the attack looks at their sums.
+    if (system, sealing) not in {("dp_lora", "masked"), ("hedge", "encrypted")}:
         assert first.high >= 0.9 * first.compared
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import chi2
 from support.toy import config, examples, federation, split
 
+from privet import wire
 from privet.config import (
     CkksSealing,
     Config,
@@ -19,6 +21,10 @@ from privet.config import (
     NoSealing,
 )
 from privet.federation import Federation
+from privet.sealing.encrypted import BfvScheme
+from privet.sealing.encrypted_messages import Upload
+from privet.sealing.encrypted_round import EncryptedClient
+from privet.store import MemoryStore
 
 LEVELS: dict[str, Any] = {
     "none": NoSealing(),
@@ -53,6 +59,32 @@ def test_sealed_and_unsealed_adapters_are_equal(level: str, unsealed: NDArray[np
     f, _ = finished(sealed(LEVELS[level]))
     np.testing.assert_array_equal(f.flat, unsealed)
     assert np.abs(unsealed).max() > 0.1, "the run went somewhere"
+
+
+def test_what_a_server_reads_with_one_client_of_an_encrypted_run_is_what_is_promised_against_them() -> None:
+    """The client's key opens another's contribution: one share of noise, not the sum's; false alarm 1e-6."""
+    seen: dict[int, bytes] = {}
+    asked = config(schedule={"rounds": 1}, sealing={"kind": "encrypted"}, privacy={"noise_multiplier": 2.0})
+    f = federation(
+        asked,
+        [[] for _ in range(4)],
+        dimension=2000,
+        tap=lambda op, party, question, answer: seen.update({party: answer} if op == "round" else {}),
+    )
+    f.engine.run(f.server.steps())
+    upload = Upload.read(wire.decode(seen[0], f.server.answer(2000)))
+    client = f.clients[2].sealing
+    assert isinstance(client, EncryptedClient)
+    scheme = client.scheme
+    assert isinstance(scheme, BfvScheme)
+    holder = scheme.holder(client.keys.key, MemoryStore())
+    noise = scheme.bfv.unpack(holder.secret.decrypt(list(upload.pieces()), fresh=True), 2000).astype(float)
+    mechanism, trust = f.server.system.mechanism, f.server.ledger.trust
+    assert mechanism is not None
+    assert trust.observer("server").inside
+    promised = trust.promised(trust.observer("server")) * mechanism.std_steps
+    low, high = chi2.ppf([5e-7, 1 - 5e-7], 2000)
+    assert low < float(noise @ noise) / promised**2 < high
 
 
 def test_ckks_agrees_to_its_approximation(unsealed: NDArray[np.float32]) -> None:

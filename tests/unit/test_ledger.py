@@ -15,6 +15,7 @@ from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sa
 from privet.privacy.ledger import Ledger, events_from_json, reaccount
 from privet.privacy.observers import TrustModel
 from privet.privacy.statement import privacy_statement
+from privet.sealing.base import openers
 
 ROUND = Release("round", 1.1, sampling=Sampling.poisson(0.02), delta_prime=1e-30)
 FOUR = TrustModel(parties=4, min_survivors=4)
@@ -235,6 +236,34 @@ def test_a_coalition_larger_than_assumed_is_shown_as_outside() -> None:
     assert FOUR.worst.name == "participant", "a target epsilon does not cover it"
     three = {o.name: o for o in FOUR.observers(colluding=3)}["colluders"]
     assert FOUR.promised(three) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("openers", "colluders", "server"),
+    [(0, 1, 1.0), (1, 0, 1.0), (1, 1, math.sqrt(1 / 6)), (6, 5, 1.0), (5, 5, math.sqrt(1 / 2)), (1, 6, 1.0)],
+)
+def test_who_can_open_one_contribution_is_left_with_one_share(
+    openers: int, colluders: int, server: float
+) -> None:
+    """As ``encrypted`` (1) and masks (t of n) are; alone, no participant ever sees another's contribution."""
+    trust = TrustModel(7, 7, colluders, openers=openers)
+    assert trust.promised(trust.observer("server")) == pytest.approx(server)
+    assert trust.promised(trust.observer("public")) == 1.0
+    taken_off = math.sqrt(6 / 7) if colluders == 0 else 1.0
+    assert trust.promised(trust.observer("participant")) == pytest.approx(taken_off)
+    assert trust.promised(trust.worst) == min(trust.promised(o) for o in trust.observers() if o.inside)
+    opened = 0 < openers <= colluders
+    assert ("opens single contributions" in trust.observer("server").description) == opened
+    assert ("one share of the noise is all" in trust.describe()) == opened
+
+
+def test_two_and_the_server_are_shown_with_what_they_can_open() -> None:
+    shown = {level: TrustModel(4, 4, 0, openers=openers(level, 4)) for level in ("encrypted", "masked")}
+    assert shown["encrypted"].promised(shown["encrypted"].observer("colluders")) == math.sqrt(1 / 4)
+    assert shown["masked"].promised(shown["masked"].observer("colluders")) == pytest.approx(math.sqrt(2 / 4))
+    assert TrustModel(4, 4, noise="local", openers=1).promised(FOUR.observer("colluders")) == 1.0
+    with pytest.raises(PrivetError, match="trust model"):
+        TrustModel(4, 4, openers=-1)
 
 
 def test_local_noise_is_the_same_for_everybody() -> None:

@@ -138,6 +138,20 @@ def test_trap_08_a_record_that_is_not_finite_contributes_zero_and_is_counted(
     assert np.abs(expected).sum() > 0
 
 
+@pytest.mark.parametrize("width", [1, SIZE - 1, SIZE + 1])
+def test_a_codec_that_gives_another_length_than_it_says_is_refused(width: int) -> None:
+    """One clipped number, broadcast into k coordinates, would move the sum by sqrt(k) times the sensitivity."""
+
+    class Narrow(Spoiler):
+        def encode(self, batch: Floats) -> Floats:
+            return batch[:, :width]
+
+    given = stages()
+    pipeline = Pipeline([Encode(Narrow(1.0)), given["clip"], given["round"], given["share"]])
+    with pytest.raises(PrivetError, match="another length"):
+        pipeline.forward(units(np.ones((3, DIMENSION), np.float32)), DIMENSION, passing())
+
+
 def test_trap_05_no_record_still_gives_noise() -> None:
     given = stages()
     pipeline = Pipeline(list(given.values()))

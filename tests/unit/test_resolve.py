@@ -32,6 +32,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
     # Here alone the observers differ: a participant knows one share of the noise, the server none.
     ("hedge, nobody colludes", {"privacy": {"trust": {"colluders": 0}}}, 4),
     ("hedge, 3 colluders", {"privacy": {"trust": {"colluders": 3}}}, 6),
+    ("hedge, a colluder opens contributions", {"sealing": {"kind": "encrypted"}}, 4),
     ("hedge, dropouts", {"schedule": {"min_survivors": 4}, "privacy": {"trust": {"colluders": 2}}}, 7),
     ("hedge, clients", {"privacy": CLIENT}, 5),
     ("hedge, replaced clients", {"privacy": CLIENT | {"relation": "replace-one"}}, 5),
@@ -55,6 +56,28 @@ def test_the_worst_observer_of_the_trust_model_gets_the_target(
     assert max(inside.values()) > 0.97 * target
     assert "server" in inside
     assert "participant" in inside
+
+
+@pytest.mark.parametrize(
+    ("level", "parties", "colluders", "shares"),
+    [
+        ("encrypted", 4, 1, 1),
+        ("encrypted", 4, 0, 4),
+        ("encrypted+masked", 4, 1, 3),
+        ("masked", 7, 4, 3),
+        ("masked", 7, 5, 1),
+    ],
+)
+def test_shares_that_the_server_and_the_colluders_see_apart_do_not_add_up(
+    level: str, parties: int, colluders: int, shares: int
+) -> None:
+    """Their noise against the server: all honest shares of a sum, or the one in a contribution that they can open."""
+    sections: dict[str, Any] = {"sealing": {"kind": level}, "privacy": {"trust": {"colluders": colluders}}}
+    resolved = resolve(config(**sections), dimension=DIMENSION, parties=parties)
+    trust, mechanism = resolved.trust, resolved.system.mechanism
+    assert mechanism is not None
+    seen = trust.promised(trust.observer("server")) * mechanism.std_steps
+    assert seen == pytest.approx(mechanism.share_std_steps * shares**0.5)
 
 
 def test_the_target_becomes_the_budget() -> None:

@@ -26,12 +26,14 @@ class Observer:
         description: What the observer sees and knows.
         known_shares: Noise shares that do not protect against this observer: known to it, or left out.
         inside: Whether the trust model promises anything against this observer.
+        with_server: Whether the server is one of them, so that single contributions pass by, sealed.
     """
 
     name: str
     description: str
     known_shares: int
     inside: bool
+    with_server: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class TrustModel:
         floor: Unknown shares that make up sigma; by default ``min_survivors - colluders``.
         noise: ``shares`` of one noise, or ``local``: each participant adds all of sigma to what is its own,
             and other participants' noise is not counted.
+        openers: Participants who, pooling with the server, can open one contribution by itself; 0 if no number of
+            them can. A contribution holds one share of the noise, so that is all that counts against them.
     """
 
     parties: int
@@ -52,6 +56,7 @@ class TrustModel:
     colluders: int = 0
     floor: int = 0
     noise: Literal["shares", "local"] = "shares"
+    openers: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_survivors <= self.parties:
@@ -64,6 +69,8 @@ class TrustModel:
         object.__setattr__(self, "floor", self.floor or honest)
         if not 1 <= self.floor <= honest:
             raise _refusal("floor", self.floor, f"1 to {honest}: survivors demanded minus colluders assumed")
+        if self.openers < 0:
+            raise _refusal("openers", self.openers, "at least 0")
 
     @classmethod
     def local(cls, parties: int = 1) -> TrustModel:
@@ -79,17 +86,18 @@ class TrustModel:
         """
         c = self.colluders
         helped = f" with {c} colluding participant{'s' if c > 1 else ''}" if c else ""
-        rows = [Observer("server", f"the server{helped}: every opened sum and all messages", c, True)]
+        seen = "every opened sum and all messages"
+        rows = [Observer("server", f"the server{helped}: {seen}{self._opened(c)}", c, True, with_server=True)]
         if self.parties > 1:
             others = f" and {c - 1} more who collude" if c > 1 else ""
             own = "" if self.noise == "local" else ", who takes off its own noise"
             rows.append(Observer("participant", f"a participant{others}{own}", max(c, 1), True))
         k = max(c, 2) if colluding is None else colluding
         if 2 <= k < self.parties:
-            pooling = f"{k} participants and the server pooling all they know"
+            pooling = f"{k} participants and the server pooling all they know{self._opened(k)}"
             # Where each adds all of its own noise, no coalition of others takes any of it off.
             inside = k <= c or self.noise == "local"
-            rows.append(Observer("colluders", pooling, max(k, c), inside))
+            rows.append(Observer("colluders", pooling, max(k, c), inside, with_server=True))
         omitted = f", if {c} participant{'s' if c > 1 else ''} left the noise out" if c else ""
         rows.append(Observer("public", f"whoever gets the adapter of any round{omitted}", c, True))
         return tuple(rows)
@@ -116,7 +124,16 @@ class TrustModel:
         if self.noise == "local":
             return 1.0
         unknown = (self.min_survivors if survivors is None else survivors) - observer.known_shares
+        if observer.with_server and self._open_singly(observer.known_shares):
+            unknown = min(unknown, 1)
         return math.sqrt(max(unknown, 0) / self.floor)
+
+    def _open_singly(self, participants: int) -> bool:
+        """Whether so many participants and the server can open one contribution by itself."""
+        return self.noise == "shares" and 0 < self.openers <= participants
+
+    def _opened(self, participants: int) -> str:
+        return ", which opens single contributions" if self._open_singly(participants) else ""
 
     def promised(self, observer: Observer) -> float:
         """As :meth:`factor`, at most 1: the guarantee never counts more shares than the declared floor."""
@@ -138,11 +155,17 @@ class TrustModel:
                 "Each participant adds all of its noise itself before anything leaves it, so nothing is "
                 "assumed of the others or of the server; the noise of other participants is not counted."
             )
+        alone = (
+            f" The server and {self.openers} or more of them could open a contribution by itself, where one share "
+            "of the noise is all that protects; that is accounted for."
+            if self._open_singly(self.colluders)
+            else ""
+        )
         return (
             "All parties follow the protocol but may look (honest but curious). A sum is opened only if at "
             f"least {self.min_survivors} of {self.parties} participants contributed to it. At most "
             f"{self.colluders} of them tell others their noise share or leave it out; {self.floor} honest "
-            "shares make up the accounted noise."
+            f"shares make up the accounted noise.{alone}"
         )
 
     def to_json(self) -> dict[str, Any]:

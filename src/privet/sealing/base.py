@@ -162,6 +162,21 @@ def recovery_threshold(parties: int) -> int:
     return 2 * parties // 3 + 1
 
 
+def openers(level: str, parties: int) -> int:
+    """Participants who, pooling with a server that follows the protocol, can open one contribution.
+
+    Under ``encrypted`` every one holds the key; under masks it takes the shares of a seed. Where a sum of noise
+    shares is all that protects, a coalition of this size is left with one share (docs/trust.md).
+
+    Args:
+        level: Name of the sealing level.
+        parties: Size of the roster.
+    """
+    if level == "none":
+        return 0
+    return recovery_threshold(parties) if "masked" in level else 1
+
+
 def check_cohort(level: str, parties: int, floor: int) -> int:
     """The least number of survivors of a round: ``floor``, 3 or, where masked, the recovery threshold.
 

@@ -85,8 +85,8 @@ class SiteLedger:
         """The account of one run, new or gone on with; nothing is charged yet.
 
         Raises:
-            SealingRefused: if the run's guarantee is of another kind than this site's ledger, or what it plans would
-                exceed the site's epsilon.
+            SealingRefused: if the run's guarantee is of another kind than this site's ledger or than what was charged
+                under its name, or what it plans would exceed the site's epsilon.
         """
         policy, planned, asked = self.policy, resolved.planned(), resolved.ledger()
         if policy.max_epsilon is not None:
@@ -100,6 +100,11 @@ class SiteLedger:
                 )
         account = RunAccount(self, checked_name(run), resolved)
         runs = self.runs()
+        before = runs.get(run, asked)
+        if (before.trust, before.unit, before.relation) != (asked.trust, asked.unit, asked.relation):
+            raise SealingRefused(
+                "policy-other-run", "releases of a run of this name were charged under another trust model"
+            )
         done = account.charged(runs)
         left = [(release, count_of(release) - done.get(release.name, 0)) for release in planned]
         missing = [times(release, count) for release, count in left if count > 0]
@@ -190,9 +195,10 @@ class RunAccount:
             return True
         # Releases of other runs that are charged meanwhile make the answer another one.
         others = frozenset(f"{name} {ledger.to_json()}" for name, ledger in runs.items() if name != self.run)
-        wanted = self.charged(runs)
-        for each in more:
-            wanted[each.name] += count_of(each)
+        # By all that a release costs, not by its name: the run may have been resolved anew since.
+        wanted: Counter[str] = Counter()
+        for each in (*(runs[self.run].releases if self.run in runs else ()), *more):
+            wanted[repr(times(each, 1))] += count_of(each)
         if not wanted <= self._known.get(others, Counter()):
             if self.site.epsilon(self.after(runs, more)) > limit:
                 return False

@@ -12,6 +12,9 @@ from support.encoder import LAYOUT, encoder
 from support.toy import DIMENSION, config, examples, federation, split
 
 from privet.config import Config
+from privet.data_config import JsonlData
+from privet.engines.homes import SiteSettings
+from privet.engines.party import at_site
 from privet.keys import SecretStore
 from privet.plan import planned_ledger
 from privet.protocol import RoundId
@@ -113,6 +116,50 @@ def test_a_run_without_epsilon_needs_a_policy_without_limit(tmp_path: Path) -> N
     account.admit(RoundId(0))
     with pytest.raises(SealingRefused, match="policy-epsilon"):
         ledger(tmp_path, max_epsilon=1000).open("next", resolved())
+
+
+def test_a_run_that_was_charged_cannot_come_back_with_a_kinder_trust_model(tmp_path: Path) -> None:
+    """With nobody colluding a participant takes off one share of four; under the other model it would not count."""
+    strict = resolved(config(insecure_test_seed=None, privacy={"trust": {"colluders": 0}}))
+    account = ledger(tmp_path, max_epsilon=100).open("run", strict)
+    for number in range(4):
+        account.admit(RoundId(number))
+    spent = ledger(tmp_path).epsilon()
+    with pytest.raises(SealingRefused, match="policy-other-run"):
+        ledger(tmp_path, max_epsilon=100).open("run", resolved()).admit(RoundId(4))
+    assert ledger(tmp_path).epsilon() == spent
+    ledger(tmp_path, max_epsilon=100).open("run", strict).admit(RoundId(4))
+    assert ledger(tmp_path).epsilon() > spent
+
+
+def test_what_was_found_affordable_is_not_believed_of_another_noise(tmp_path: Path) -> None:
+    """A site resolves a run twice, at last with its model; the second time a release may cost more."""
+    run = resolved()
+    weaker = resolved(config(insecure_test_seed=None, privacy={"noise_multiplier": 0.5}))
+    site = ledger(tmp_path, max_epsilon=planned_ledger(run).epsilon().value * 1.001)
+    account = site.open("run", run)
+    account.resolved = weaker
+
+    def all_rounds() -> None:
+        for number in range(4):
+            account.admit(RoundId(number))
+
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        all_rounds()
+    assert site.epsilon() <= planned_ledger(run).epsilon().value * 1.001
+
+
+def test_no_server_declares_a_sites_records_public() -> None:
+    """What is public fits codecs without noise, so a share of the site's own file must not become it."""
+    named = {
+        "kind": "jsonl",
+        "path": "server.jsonl",
+        "test_public": True,
+        "split": {"test": 0.2, "public": 0.5},
+    }
+    here = at_site(config().model_copy(update={"data": JsonlData(**named)}), SiteSettings(data="own.jsonl"))
+    assert isinstance(here.data, JsonlData)
+    assert (here.data.path, here.data.split.public, here.data.test_public) == ("own.jsonl", 0.0, False)
 
 
 def test_another_unit_has_another_ledger(tmp_path: Path) -> None:

@@ -198,6 +198,8 @@ def at_site(asked: Config, settings: SiteSettings) -> Config:
         raise Refused("refused: data-kind", f"data of kind {raw['data']['kind']} cannot lie in a site's file")
     raw["data"] |= {"path": settings.data, "test_path": None, "public_path": None, "test_public": False}
     raw["data"]["partition"] = {"kind": "iid", "silos": 1}
+    # Codecs are fitted on what is public without noise: no server declares a share of a site's records so.
+    raw["data"]["split"]["public"] = 0.0
     # Only what changes the numbers is taken from the run's engine section.
     kept = {name: raw["engine"][name] for name in ("micro_batch", "deterministic_units")}
     raw["engine"] = {**kept, "threads": settings.threads, "cache_mebibytes": settings.cache_mebibytes}

@@ -23,6 +23,7 @@ from support.killing import Calls, Journal, Killer, calls_of, die, patched
 from support.toy import DIMENSION, config
 from support.toy_runs import adapter
 
+import privet.cast
 import privet.runs
 import privet.server
 from privet import checkpoint, run_folder
@@ -289,7 +290,7 @@ def journaling(journal: Journal, then: Callable[[], None] = lambda: None) -> Cal
             f = federate(*args, **kwargs, tap=tap)
             return f
 
-        patched(privet.runs, "federate", with_tap)
+        patched(privet.cast, "federate", with_tap)
 
         def share(original: Any, mechanism: Any, key: bytes) -> Any:
             journal.write(kind="draw", key=hashlib.sha256(key).hexdigest())

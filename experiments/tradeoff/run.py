@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from experiments.study import ROOT, Results
-from experiments.tradeoff.setups import Setup, best_rate, declared, grid_rows, missing_rates, setups
+from experiments.tradeoff.setups import (
+    Setup,
+    best_rate,
+    declared,
+    grid_rows,
+    missing_searches,
+    searched_of,
+    setups,
+)
 
 HERE = Path(__file__).parent
-SEARCH_SEED = 0
 RESULTS = HERE / "results" / "smollm2.json"
 
 
@@ -40,7 +47,7 @@ class Study:
         self.results = open_results(study)
         self.all = list(setups(study))
         self._loaded: tuple[str, Any] = ("", None)
-        self._flats: dict[float, tuple[dict[str, Any], Any]] = {}
+        self._flats: dict[tuple[float, int], tuple[dict[str, Any], Any]] = {}
 
     def run(self, parts: str) -> None:
         """Every set-up of some parts, as long as time is left."""
@@ -55,12 +62,12 @@ class Study:
             return
         self._flats.clear()
         while setup.rates and (
-            left := missing_rates(self.results.rows, setup, self.study["most_extensions"])
+            left := missing_searches(self.results.rows, setup, self.study["most_extensions"])
         ):
-            for rate in left:
+            for rate, seed in left:
                 if not self.go_on():
                     return
-                self._search(setup, rate)
+                self._search(setup, rate, seed)
         rate = self._chosen(setup)
         for seed in setup.seeds:
             done = self.results.has(setup=setup.identity, rate=rate, seed=seed, stage="final")
@@ -69,13 +76,11 @@ class Study:
 
     def _chosen(self, setup: Setup) -> float | None:
         """The set-up's rate, or that of the one it follows; ``None`` while that one's search is not done."""
-        searched = setup
-        if setup.rate_of is not None:
-            searched = next(
-                s for s in self.all if s.family == setup.rate_of and s.noise == setup.noise and s.rates
-            )
+        if setup.fixed_rate is not None:
+            return setup.fixed_rate
+        searched = searched_of(setup, self.all)
         rows = self.results.rows
-        if missing_rates(rows, searched, self.study["most_extensions"]):
+        if missing_searches(rows, searched, self.study["most_extensions"]):
             return None
         return best_rate(grid_rows(rows, searched))
 
@@ -87,21 +92,21 @@ class Study:
         measured = {**runner.validate(ground, setup, flat), **runner.test(ground, flat)}
         self._add(setup, {**runner.named(setup, None, None, "final"), "rounds": 0, **measured})
 
-    def _search(self, setup: Setup, rate: float) -> None:
+    def _search(self, setup: Setup, rate: float, seed: int) -> None:
         from experiments.tradeoff import runner
 
         ground = self._ground(setup)
-        row, flat = runner.train(ground, setup, rate, SEARCH_SEED, final=False)
+        row, flat = runner.train(ground, setup, rate, seed, final=False)
         if not setup.trains_anew:
-            self._flats[rate] = (row, flat)
+            self._flats[rate, seed] = (row, flat)
         self._add(setup, {**row, **runner.validate(ground, setup, flat)})
 
     def _finish(self, setup: Setup, rate: float, seed: int) -> None:
         from experiments.tradeoff import runner
 
         ground = self._ground(setup)
-        if seed == SEARCH_SEED and rate in self._flats:
-            row, flat = self._flats[rate]  # the same run, bit for bit
+        if (rate, seed) in self._flats:
+            row, flat = self._flats[rate, seed]  # the same run, bit for bit
         else:
             row, flat = runner.train(ground, setup, rate, seed, final=True)
         self._add(setup, {**row, "stage": "final", **runner.test(ground, flat)})
@@ -130,19 +135,18 @@ class Study:
 
 def count(study: Mapping[str, Any]) -> list[str]:
     """One line a part: trainings declared, those that stand, and those that a grid's edge added."""
-    rows = open_results(study).rows
     lines, base = [], set(study["rates"])
-    searched = {setup.identity for setup in setups(study) if setup.rates and not setup.trains_anew}
+    anew = {setup.identity for setup in setups(study) if setup.trains_anew}
+    trainings: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in sorted(open_results(study).rows, key=lambda r: r["stage"] == "final"):
+        # At the chosen rate, a seed of the search is not trained again.
+        stage = row["stage"] if row["setup"] in anew else ""
+        trainings.setdefault((row["setup"], row["rate"], row["seed"], stage), row)
     for part, number in declared(study).items():
-        own = [r for r in rows if r["part"] == part and not _again(r, searched)]
+        own = [r for r in trainings.values() if r["part"] == part]
         added = sum(r["stage"] == "grid" and r["rate"] not in base for r in own)
         lines.append(f"part {part}: {len(own) - added} of {number} declared, {added} added at a grid's edge")
     return lines
-
-
-def _again(row: Mapping[str, Any], searched: set[str]) -> bool:
-    """Whether a row's training is that of a row of the search."""
-    return row["stage"] == "final" and row["setup"] in searched and row["seed"] == SEARCH_SEED
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """What the study runs, declared before the first run starts: families of set-ups, rates, seeds, and their number.
 
-A set-up is one family at one noise multiplier. It meets every rate of the grid once, at seed 0. While the rate of
-least validation loss is the grid's edge, the grid grows by a factor of two on that side. The rate that is chosen so
-is then run with the other seeds too, and only these runs meet the test records.
+A set-up is one family at one noise multiplier. It meets every rate of the grid with its search seeds. While the rate
+of least mean validation loss is the grid's edge, the grid grows by a factor of two on that side. The rate that is
+chosen so is then run with the other seeds too, and only these runs meet the test records.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,9 @@ class Setup:
         share: Share of the training records.
         local_rate: Whether the rate is that of local steps too.
         rate_of: Family whose chosen rate is taken over; ``None`` searches.
+        fixed_rate: Rate that was declared instead of searched.
         rates: Grid; empty where nothing is searched.
+        search_seeds: Seeds at every rate of the grid.
         seeds: Seeds at the chosen rate.
         task: Name of the task.
     """
@@ -49,7 +52,9 @@ class Setup:
     share: float
     local_rate: bool
     rate_of: str | None
+    fixed_rate: float | None
     rates: tuple[float, ...]
+    search_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     task: str
 
@@ -78,7 +83,8 @@ class Setup:
             return 1
         if not self.rates:
             return len(self.seeds)
-        return len(self.rates) + len(self.seeds) - (0 if self.trains_anew else 1)
+        again = 0 if self.trains_anew else len(set(self.seeds) & set(self.search_seeds))
+        return len(self.rates) * len(self.search_seeds) + len(self.seeds) - again
 
     @property
     def trains_anew(self) -> bool:
@@ -107,7 +113,7 @@ def setups(study: Mapping[str, Any]) -> Iterator[Setup]:
         task = family.get("task", "sentiment")
         base = merged(merged(study["base"], study["tasks"][task]), family.get("set", {}))
         silos = family.get("silos", "silos")
-        searched = silos != "nobody" and "rate_of" not in family
+        searched = silos != "nobody" and not {"rate_of", "rate"} & set(family)
         for noise in family.get("noises", [None]):
             raw = base
             if noise is not None:
@@ -121,7 +127,9 @@ def setups(study: Mapping[str, Any]) -> Iterator[Setup]:
                 share=family.get("share", 1.0),
                 local_rate=family.get("local_rate", False),
                 rate_of=family.get("rate_of"),
+                fixed_rate=family.get("rate"),
                 rates=tuple(study["rates"]) if searched else (),
+                search_seeds=tuple(family.get("search_seeds", study["search_seeds"])),
                 seeds=tuple(family.get("seeds", study["seeds"])),
                 task=task,
             )
@@ -130,15 +138,22 @@ def setups(study: Mapping[str, Any]) -> Iterator[Setup]:
 def declared(study: Mapping[str, Any]) -> dict[str, int]:
     """Declared runs of each part; a run that two parts name counts in the first."""
     counts: dict[str, int] = {}
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, float | None, int]] = set()
     for setup in setups(study):
         number = setup.declared()
+        keys = {(setup.identity, setup.fixed_rate, seed) for seed in setup.seeds}
         if setup.rate_of is not None:
-            keys = {(setup.identity, seed) for seed in setup.seeds}
             number = len(keys - seen)
-        seen |= {(setup.identity, seed) for seed in setup.seeds}
+        seen |= keys
         counts[setup.part] = counts.get(setup.part, 0) + number
     return counts
+
+
+def searched_of(setup: Setup, everything: Sequence[Setup]) -> Setup:
+    """The set-up whose search chooses the rate: itself, or that of the family it follows."""
+    if setup.rate_of is None:
+        return setup
+    return next(s for s in everything if s.family == setup.rate_of and s.noise == setup.noise and s.rates)
 
 
 def grid_rows(rows: Sequence[Row], setup: Setup) -> list[Row]:
@@ -148,23 +163,22 @@ def grid_rows(rows: Sequence[Row], setup: Setup) -> list[Row]:
 
 
 def best_rate(rows: Sequence[Row]) -> float:
-    """The rate of the least validation loss among rows of one search; a loss that is no number is the worst."""
-    return float(min(rows, key=_validation_nll)["rate"])
+    """The rate of the least mean validation loss among rows of one search; a loss that is no number is the worst."""
+    losses: dict[float, list[float]] = {}
+    for row in rows:
+        value = row["validation"]["nll"]
+        losses.setdefault(float(row["rate"]), []).append(math.inf if value is None else float(value))
+    return min(losses, key=lambda rate: sum(losses[rate]) / len(losses[rate]))
 
 
-def _validation_nll(row: Row) -> float:
-    value = row["validation"]["nll"]
-    return float("inf") if value is None else float(value)
-
-
-def missing_rates(rows: Sequence[Row], setup: Setup, most_extensions: int) -> list[float]:
-    """Rates that the search still needs: those declared, else one beyond an edge that holds the optimum."""
-    done = [float(r["rate"]) for r in grid_rows(rows, setup)]
-    if left := [rate for rate in setup.rates if rate not in done]:
+def missing_searches(rows: Sequence[Row], setup: Setup, most_extensions: int) -> list[tuple[float, int]]:
+    """Rates and seeds that the search still needs: those declared, else one rate beyond an edge with the optimum."""
+    done = {(float(r["rate"]), int(r["seed"])) for r in grid_rows(rows, setup)}
+    rates = sorted({*setup.rates, *(rate for rate, _ in done)})
+    if left := [(rate, seed) for rate in rates for seed in setup.search_seeds if (rate, seed) not in done]:
         return left
-    best, extensions = best_rate(grid_rows(rows, setup)), len(done) - len(setup.rates)
-    if not setup.rates or extensions >= most_extensions:
+    if not setup.rates or len(rates) - len(setup.rates) >= most_extensions:
         return []
-    if best == max(done):
-        return [2 * best]
-    return [best / 2] if best == min(done) else []
+    best = best_rate(grid_rows(rows, setup))
+    beyond = 2 * best if best == max(rates) else best / 2 if best == min(rates) else None
+    return [] if beyond is None else [(beyond, seed) for seed in setup.search_seeds]

@@ -17,7 +17,15 @@ from typing import Any
 
 import numpy as np
 from experiments.tradeoff.run import count, open_results, read_study
-from experiments.tradeoff.setups import NOMINAL, Setup, best_rate, grid_rows, missing_rates, setups
+from experiments.tradeoff.setups import (
+    NOMINAL,
+    Setup,
+    best_rate,
+    grid_rows,
+    missing_searches,
+    searched_of,
+    setups,
+)
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
@@ -147,19 +155,15 @@ def found(study: Mapping[str, Any], rows: Sequence[Row]) -> dict[tuple[str, floa
     result: dict[tuple[str, float | None], Found] = {}
     everything = list(setups(study))
     for setup in everything:
-        searched = setup
-        if setup.rate_of is not None:
-            searched = next(
-                s for s in everything if s.family == setup.rate_of and s.noise == setup.noise and s.rates
-            )
-        grid = grid_rows(rows, searched)
+        searched = searched_of(setup, everything)
+        grid = grid_rows(rows, searched) if searched.rates else []
         if searched.rates and (not grid or set(searched.rates) - {r["rate"] for r in grid}):
             continue
-        rate = best_rate(grid) if grid else None
+        rate = best_rate(grid) if grid else setup.fixed_rate
         mine = [r for r in rows if (r["setup"], r["rate"], r["stage"]) == (setup.identity, rate, "final")]
         mine.sort(key=lambda r: -1 if r["seed"] is None else r["seed"])
         if mine:
-            bracketed = not searched.rates or not missing_rates(rows, searched, 10**6)
+            bracketed = not searched.rates or not missing_searches(rows, searched, 10**6)
             result[setup.family, setup.noise] = Found(setup, rate, tuple(mine), len(grid), bracketed)
     return result
 
@@ -217,7 +221,7 @@ def main() -> None:
     for task in study["tasks"]:
         print(f"\n## {task}\n")
         print("\n".join(table(results, task)))
-    hedge, central = results.get(("hedge", 0.424)), results.get(("central", 0.424))
+    hedge, central = (results.get((name, 0.424)) for name in ("hedge at rate 5", "central DP-SGD at rate 5"))
     if hedge and central and (gap := paired(hedge, central)):
         print(
             f"\nhedge - central: {gap.mean:+.4f}, 90 % interval [{gap.low:+.4f}, {gap.high:+.4f}] over {gap.pairs} "

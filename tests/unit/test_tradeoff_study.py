@@ -15,7 +15,7 @@ import experiments.study
 import numpy as np
 import pytest
 from experiments.tradeoff import run, summary
-from experiments.tradeoff.setups import Setup, declared, merged, missing_rates, setups
+from experiments.tradeoff.setups import Setup, declared, merged, missing_searches, setups
 
 STUDY = run.read_study()
 BLOCKS = 6
@@ -114,7 +114,7 @@ def test_what_is_declared_is_what_runs(fake: FakeRunner) -> None:
 def test_a_study_that_was_cut_off_goes_on_without_repeating_a_row(fake: FakeRunner) -> None:
     whole = keys(go(parts="AB"))
     run.RESULTS.unlink()
-    for _ in range(12):
+    for _ in range(20):
         limit = len(fake.trained) + 9
         rows = go(lambda: len(fake.trained) < limit, "AB")  # noqa: B023 - called before the next limit is set
     found = keys(rows)
@@ -123,20 +123,20 @@ def test_a_study_that_was_cut_off_goes_on_without_repeating_a_row(fake: FakeRunn
 
 
 def test_a_grid_grows_at_its_edge_and_no_further_than_allowed() -> None:
-    setup = replace(next(s for s in setups(STUDY) if s.rates), rates=(2.5, 5.0, 10.0))
+    setup = replace(next(s for s in setups(STUDY) if s.rates), rates=(2.5, 5.0, 10.0), search_seeds=(0,))
 
     def rows(losses: Mapping[float, float | None]) -> list[dict[str, Any]]:
         return [
-            {"setup": setup.identity, "stage": "grid", "rate": rate, "validation": {"nll": loss}}
+            {"setup": setup.identity, "stage": "grid", "rate": rate, "seed": 0, "validation": {"nll": loss}}
             for rate, loss in losses.items()
         ]
 
-    assert missing_rates([], setup, 4) == list(setup.rates)
-    assert missing_rates(rows({2.5: 3.0, 5.0: 1.0, 10.0: 2.0}), setup, 4) == []
-    assert missing_rates(rows({2.5: 1.0, 5.0: 2.0, 10.0: 3.0}), setup, 4) == [1.25]
-    assert missing_rates(rows({2.5: 3.0, 5.0: 2.0, 10.0: 1.0}), setup, 4) == [20.0]
-    assert missing_rates(rows({2.5: 3.0, 5.0: 2.0, 10.0: 1.0}), setup, 0) == []
-    assert missing_rates(rows({2.5: 3.0, 5.0: 2.0, 10.0: None}), setup, 4) == []
+    assert missing_searches([], setup, 4) == [(rate, 0) for rate in setup.rates]
+    assert missing_searches(rows({2.5: 3.0, 5.0: 1.0, 10.0: 2.0}), setup, 4) == []
+    assert missing_searches(rows({2.5: 1.0, 5.0: 2.0, 10.0: 3.0}), setup, 4) == [(1.25, 0)]
+    assert missing_searches(rows({2.5: 3.0, 5.0: 2.0, 10.0: 1.0}), setup, 4) == [(20.0, 0)]
+    assert missing_searches(rows({2.5: 3.0, 5.0: 2.0, 10.0: 1.0}), setup, 0) == []
+    assert missing_searches(rows({2.5: 3.0, 5.0: 2.0, 10.0: None}), setup, 4) == []
 
 
 def test_another_kind_replaces_its_section() -> None:

@@ -213,7 +213,7 @@ class Dropout(Section):
 
 
 class EngineConfig(Section):
-    """Where a run happens and how fast; nothing here changes what anybody could learn."""
+    """Where a run happens and how fast; of all this only `deterministic_units` changes what is promised."""
 
     kind: Literal["local"] = Field("local", description="`local` runs all parties in one process.")
     threads: int | None = Field(None, ge=1, description="Torch threads; all cores when absent.")
@@ -226,7 +226,9 @@ class EngineConfig(Section):
         description="Folder for what does not fit; absent keeps nothing on disk. It holds traces of the records.",
     )
     deterministic_units: bool = Field(
-        False, description="One record at a time: gradients do not depend on the batch they are computed in."
+        False,
+        description="One record at a time: gradients do not depend on the batch they are computed in, so the "
+        "sensitivity of a sum of records is exact. Takes about three times as long.",
     )
     diagnostics: bool = Field(
         True,

@@ -25,7 +25,7 @@ from privet.lora import factors_of
 from privet.material import Material, layout_of, public_clip_norm, public_update_norm
 from privet.measure import means, measure
 from privet.pipeline import Floats
-from privet.privacy.statement import INSECURE, privacy_statement
+from privet.privacy.statement import INSECURE, SHARED_ARITHMETIC, privacy_statement
 from privet.resolve import Resolved, resolve
 from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
 from privet.server import Server
@@ -239,7 +239,9 @@ class _Run:
             adapter = self.folder / "adapter"
             material.trainer.backbone.layout.save_peft(federation.flat, adapter, material.model.name)
         statement = self._statement(resolved, server)
-        self.folder.write_json("dp_event.json", server.ledger.to_json())
+        insecure = resolved.config.insecure_test_seed is not None
+        void = {"no_guarantee": INSECURE} if insecure else {}
+        self.folder.write_json("dp_event.json", {**server.ledger.to_json(), **void})
         self.folder.write_json("privacy.json", statement)
         rows = self.folder.rows("metrics.jsonl")
         result = {
@@ -274,12 +276,20 @@ class _Run:
             mechanism=(newest.system if newest else server.system).describe(),
             clip_norm=resolved.facts.clip_norm if privacy else None,
             noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
+            not_covered=[SHARED_ARITHMETIC] if _shares_arithmetic(resolved.config) else [],
             fewest_survivors=min(survivors, default=None),
         )
         if resolved.config.insecure_test_seed is not None:
             statement |= {"epsilon": "none", "reason": INSECURE, "guarantee": f"none: {INSECURE}"}
             statement.pop("stages", None)
+            statement["diagnostic"]["epsilon"] = None
         return statement
+
+
+def _shares_arithmetic(config: Config) -> bool:
+    """Whether records that are units of their own pass through the model together."""
+    record = config.privacy is not None and config.privacy.unit == "record"
+    return record and not config.engine.deterministic_units
 
 
 def _epsilon_rows(statement: dict[str, Any]) -> list[dict[str, Any]]:

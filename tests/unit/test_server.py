@@ -18,6 +18,8 @@ from privet.config import Dropout, to_yaml
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.privacy.events import AnyRelease
+from privet.privacy.ledger import reaccount
+from privet.privacy.statement import SHARED_ARITHMETIC
 from privet.protocol import Ask, Replies, RoundId
 from privet.resolve import resolve
 
@@ -84,6 +86,39 @@ def test_a_run_that_diverges_ends_without_a_stack_trace(
         )
     assert result["after"]["nll"] is None
     assert json.loads((tmp_path / "run" / "result.json").read_text())["after"]["nll"] is None
+
+
+def test_a_run_with_a_test_seed_has_no_epsilon_in_any_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor can its events be accounted again to one: they say themselves that nothing covers them."""
+    result = started(tmp_path, monkeypatch)
+    statement = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    assert (statement["epsilon"], statement["diagnostic"]["epsilon"]) == ("none", None)
+    assert all(row["value"] is None for row in result["epsilon"])
+    stored = json.loads((tmp_path / "run" / "dp_event.json").read_text())
+    assert {row["epsilon"] for row in reaccount(stored)["observers"].values()} == {"none"}
+    del stored["no_guarantee"]
+    assert all(row["epsilon"] != "none" for row in reaccount(stored)["observers"].values())
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({}, True),
+        ({"engine": {"deterministic_units": True}}, False),
+        ({"privacy": {"unit": "client", "relation": "zero-out"}}, False),
+        ({"system": {"kind": "dp_lora"}}, True),
+        ({"system": {"kind": "fedavg"}, "privacy": None}, False),
+    ],
+)
+def test_the_statement_says_that_records_share_the_arithmetic_of_a_micro_batch(
+    sections: dict[str, Any], named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensitivity counts a record's own gradient, not what its company does to the last bits of others'."""
+    started(tmp_path, monkeypatch, **sections)
+    said = json.loads((tmp_path / "run" / "privacy.json").read_text())["not_covered"]
+    assert (SHARED_ARITHMETIC in said) == named
 
 
 @pytest.mark.parametrize("affordable", [0, 2])

@@ -227,8 +227,13 @@ class Ledger:
 
 
 def reaccount(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Account a stored ledger again, from its events alone: epsilon by observer."""
+    """Account a stored ledger again, from its events alone: epsilon by observer.
+
+    A ledger that says itself that nothing covers its run (``no_guarantee``) has none.
+    """
     ledger = Ledger.from_json(stored)
+    if reason := stored.get("no_guarantee"):
+        ledger.charge(NoGuarantee("the whole run", str(reason)))
     return {
         "unit": ledger.unit,
         "relation": ledger.relation,

@@ -31,6 +31,13 @@ NOT_COVERED: tuple[str, ...] = (
     "Facts about the population, which a model may learn and reveal whether or not anybody took part.",
 )
 
+SHARED_ARITHMETIC = (
+    "Arithmetic: within its rounding errors a record's gradient depends on the records that share its micro-batch, so "
+    "a record that comes or goes also moves what others contribute, and the sensitivity counts its own contribution "
+    "only. `engine.deterministic_units: true` computes every record alone."
+)
+"""What a record-level sensitivity leaves out where records pass through the model together (docs/training.md)."""
+
 _HIDDEN = {"record": "one training record", "client": "all that one client holds"}
 _NEIGHBOURS = {
     "zero-out": "whether it counted or was zero",

@@ -55,9 +55,9 @@ def finish(consortium: Consortium, run: str) -> str:
 
 
 def test_a_site_that_fails_tells_its_errors_type_and_nothing_else(consortium: Consortium) -> None:
-    """One site's file breaks, with a record's text in the message; the others go on, and nothing of it is elsewhere."""
-    with consortium.data("hosp-d").open("a", encoding="utf-8") as file:
-        file.write('{"text": "' + CANARY + '", "label": "neither' + CANARY + '"}\n')
+    """One site's file is gone, with its path in the message; the others go on, and nothing of it is elsewhere."""
+    path = consortium.data("hosp-d")
+    path.rename(path.with_suffix(".gone"))
     assert finish(consortium, "broken") == "finished"
     assert "'site': 'hosp-d', 'op': 'join', 'reason': 'failed: PrivetError'" in consortium.run_log("broken")
     assert CANARY in consortium.site_log("hosp-d"), "the site's own people see what is wrong"

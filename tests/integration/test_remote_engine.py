@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -208,6 +209,16 @@ def test_a_site_with_anothers_key_is_refused_at_the_site_and_told_at_the_server(
     assert "stands in the roster under another name" in network.logs[-1]
 
 
+def test_a_site_accepts_no_roster_that_one_member_did_not_sign(network: Network) -> None:
+    path = network.home("hosp-a").path / ROSTER
+    document = json.loads(path.read_text(encoding="utf-8"))
+    del document["signatures"]["2"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(Refused, match="roster-or-key"):
+        Party(network.home("hosp-a"), "run", network.logs.append)
+    assert "not every member has signed this roster" in network.logs[-1]
+
+
 def test_a_server_that_changes_the_roster_finds_no_site(network: Network) -> None:
     """Keys of its own making under the sites' names, signed by those keys: in order by itself, and not the sites'."""
     forged = network.base / "forged"
@@ -250,7 +261,15 @@ def test_a_site_names_its_own_data_whatever_the_server_names(network: Network) -
     """The server's configuration points at a file of its own; a site opens what its own file says, and nothing else."""
     from privet.engines.party import at_site, understood
 
-    asked = understood(network.config().replace(str(network.base / "*.jsonl"), "/etc/passwd"))
-    found = at_site(asked, network.home("hosp-a").settings)
+    raw = yaml.safe_load(network.config())
+    raw["data"] |= {
+        "path": "/etc/passwd",
+        "test_path": "/etc/shadow",
+        "public_path": "/etc/group",
+        "test_public": True,
+    }
+    raw["engine"]["cache_folder"] = "/tmp"
+    found = at_site(understood(yaml.safe_dump(raw)), network.home("hosp-a").settings)
+    assert "/etc" not in found.model_dump_json()
     assert found.data.path == str(network.base / "hosp-a.jsonl")  # type: ignore[union-attr]  # jsonl has a path
     assert found.engine.cache_folder is None

@@ -28,8 +28,8 @@ SIZES: tuple[tuple[int, int], ...] = ((4, 10), (1_000_000, 5), (20_000_000, 3), 
 """Bytes each way, and how often each is asked."""
 SITES = (2, 4, 8)
 CLIENTS = (100, 1000)
-_MEMORY_FACTOR = 8
-"""Copies of all questions that the machine must have room for; measured peaks are below."""
+_MEMORY_FACTOR = 12
+"""Copies of all questions, at the server and the sites together, that this machine must have room for."""
 DIMENSION = 16
 
 

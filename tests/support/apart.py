@@ -31,10 +31,10 @@ from privet.federation import Blueprint, Secrets
 from privet.keys import SecretStore
 from privet.messages import ROUND
 from privet.packing import pack
-from privet.protocol import Ask, Body, RoundId
+from privet.protocol import Body, RoundId
 from privet.resolve import resolve
 from privet.sealing import enrolment
-from privet.sealing.base import SealingRefused
+from privet.sealing.base import Message, SealingRefused
 from privet.sealing.bfv import SEED_BYTES, _context
 from privet.sealing.encrypted_masked import EncryptedMaskedClient
 from privet.sealing.enrolment import read_roster
@@ -95,9 +95,16 @@ class SocketEngine(LocalEngine):
     sockets: dict[int, socket.socket] = field(default_factory=dict)
     folder: Path = Path()
 
-    def _exchange(self, ask: Ask, party: int, ok: dict[int, Body], failed: dict[int, str]) -> None:
-        message = ask.message or self.messages[ask.op]
-        send(self.sockets[party], {"op": ask.op}, wire.encode(ask.body_for(party), message.request))
+    def _exchange(
+        self,
+        op: str,
+        message: Message,
+        question: bytes,
+        party: int,
+        ok: dict[int, Body],
+        failed: dict[int, str],
+    ) -> None:
+        send(self.sockets[party], {"op": op}, question)
         head, raw = receive(self.sockets[party])
         with open(self.folder / f"received.{self._round}", "ab") as file:
             file.write(json.dumps(head).encode() + raw)

@@ -133,10 +133,10 @@ class _Trial:
             inner, system = sealing.seal, federation.clients[0].aggregator.system
             length = FACTOR * _bound(system)
 
-            def seal(round: RoundId, values: Integers) -> Body:
+            def seal(round: RoundId, values: Integers, question: bytes = b"") -> Body:
                 row = np.random.default_rng(self.seed).choice([-1.0, 1.0], len(values))
                 poison = np.round(row * length / math.sqrt(len(values))).astype(np.int64)
-                body: Body = inner(round, values + poison)
+                body: Body = inner(round, values + poison, question)
                 return body
 
             sealing.seal = seal

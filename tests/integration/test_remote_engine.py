@@ -75,7 +75,7 @@ class Network:
         settings["policy"] |= limits
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
-    def config(self, rounds: int = 2) -> str:
+    def config(self, rounds: int = 2, seal: str = "masked") -> str:
         raw = {
             "insecure_test_seed": 7,
             "system": {"kind": "hedge"},
@@ -90,17 +90,17 @@ class Network:
             "lora": {"rank": 2, "layers": {"top": 1}},
             "schedule": {"rounds": rounds, "sampling_rate": 0.2, "expected_batch": 20, "round_attempts": 2},
             "privacy": {"noise_multiplier": 1.0, "clip_norm": 1.0},
-            "sealing": {"kind": "masked"},
+            "sealing": {"kind": seal},
             "engine": {"threads": 1, "deterministic_units": True},
         }
         parse(raw)
         return yaml.safe_dump(raw)
 
-    def go(self, run: str = "run", rounds: int = 2) -> str:
+    def go(self, run: str = "run", rounds: int = 2, seal: str = "masked") -> str:
         """Run, or go on; returns the run's state."""
         path = self.server.submitted(run)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(self.config(rounds), encoding="utf-8")
+        path.write_text(self.config(rounds, seal), encoding="utf-8")
         for number, name in enumerate(SITES):
             if number not in self.parties:
                 self.parties[number] = Party(self.home(name), run, self.logs.append)
@@ -273,3 +273,13 @@ def test_a_site_names_its_own_data_whatever_the_server_names(network: Network) -
     assert "/etc" not in found.model_dump_json()
     assert found.data.path == str(network.base / "hosp-a.jsonl")  # type: ignore[union-attr]  # jsonl has a path
     assert found.engine.cache_folder is None
+
+
+def test_an_encrypted_run_ends_at_the_sites(network: Network, tmp_path: Path) -> None:
+    """The server passes a sealed state on and has no adapter; every site has the one that a masked run makes."""
+    assert network.go(seal="encrypted+masked") == "finished", network.server.status("run")
+    assert not (network.server.run_folder("run") / "adapter").exists()
+    expected = local_adapter(network.config(), tmp_path / "local")
+    for name in SITES:
+        result = network.home(name).run_folder("run") / "adapter" / "adapter_model.safetensors"
+        assert result.read_bytes() == expected, name

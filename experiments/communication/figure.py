@@ -17,7 +17,7 @@ def main() -> None:
     adapters = list(stored["config"]["adapters"])
     figure, panels = plt.subplots(1, len(adapters), figsize=(13, 4.2), sharey=True)
     names = list(dict.fromkeys(r["codec"] for r in rows))
-    names.sort(key=["fedavg", "cg_fedllm"].__contains__)
+    names.sort(key=lambda name: next(r["bytes_up"] for r in rows[::-1] if r["codec"] == name))
     for panel, adapter in zip(panels, adapters, strict=True):
         for kind, shift, colour in (("prepare", 0.2, "C1"), ("train", -0.2, "C0")):
             found = {r["codec"]: r for r in rows if (r["adapter"], r["kind"]) == (adapter, kind)}
@@ -28,7 +28,7 @@ def main() -> None:
                     text = f" {row['bytes_up']:,} B, {row['values']:,} values"
                     panel.text(row["bytes_up"], place + shift, text, va="center", fontsize=8)
         panel.set_xscale("log")
-        panel.set_xlim(10, 10**10)
+        panel.set_xlim(10, 10**12)
         panel.set_yticks(range(len(names)), names)
         dimension = next(r["dimension"] for r in rows if r["adapter"] == adapter)
         panel.set_title(f"{adapter}: {dimension:,} trained values")

@@ -18,7 +18,7 @@ The bound on mu is parametric (`gdp.py`); `audit_one_run.py` bounds the same sco
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ from privet.work import LocalDpSgd
 
 BATCH = 64
 MOST_PARTIES = 8
+MOST_CANARIES = 256
 
 
 @dataclass(frozen=True)
@@ -216,14 +217,15 @@ def findings(
         alarm: Probability at most that one of these rows raises an alarm on an honest run.
     """
     rate = config.schedule.sampling_rate
-    settings = [("as configured", config)]
+    settings = [("as configured", config, plan)]
     if rate is not None and rate < 1 and config.privacy is not None and config.privacy.unit == "record":
-        settings.insert(0, ("every record in every round", everybody_in(config, batch=float(plan.canaries))))
+        variant = everybody_in(config, batch=float(MOST_CANARIES))
+        settings.insert(0, ("every record in every round", variant, _shorter(config, plan)))
     rows = []
-    for name, variant in settings:
-        scored = score(variant, dimension, parties, plan, factors=factors, schedule=schedule)
+    for name, variant, size in settings:
+        scored = score(variant, dimension, parties, size, factors=factors, schedule=schedule)
         each = alarm / (3 * len(settings))
-        setting = f"{name}, {plan.rounds} round{'s' if plan.rounds > 1 else ''}"
+        setting = f"{name}, {size.rounds} round{'s' if size.rounds > 1 else ''}"
         rows += [_canary_row(scored, config, setting, each), *_one_run_rows(scored, config, setting, each)]
     return rows
 
@@ -231,6 +233,16 @@ def findings(
 def length_for(config: Config) -> float:
     """Norm of canaries: beyond any clip, or that of a unit where nothing clips."""
     return 1.0 if config.privacy is None else LENGTH
+
+
+def _shorter(config: Config, plan: Plan) -> Plan:
+    """So few rounds that mu stays below 3 with every record in each: beyond, nothing can be told from no noise."""
+    sigma = (config.privacy.noise_multiplier if config.privacy else None) or 1.0
+    steps = config.schedule.local.steps if config.system.kind == "dp_lora" else 1
+    rounds = max(1, min(plan.rounds, int(9 * sigma**2 / steps)))
+    # The work that fewer rounds leave goes into more canaries, where directions are orthogonal for any number.
+    more = min(MOST_CANARIES, plan.canaries * plan.rounds // rounds)
+    return replace(plan, rounds=rounds, canaries=more if config.codec.kind == "identity" else plan.canaries)
 
 
 def accounted(scored: Scores) -> float | None:
@@ -275,6 +287,9 @@ def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> F
         text="No noise hides a canary, and the run claims no epsilon: this is the positive control of the test.",
         control=True,
     )
+    if claimed is None and config.privacy is not None:
+        reason = scored.rehearsed.ledger.epsilon().reason
+        return replace(base, verdict="reported", control=False, text=f"Nothing to hold it against: {reason}.")
     if claimed is None:
         return base
     exceeded = epsilon_of_mu(sure.low, delta) > claimed

@@ -46,24 +46,16 @@ class Prepared:
     Attributes:
         material: The run's material, with these adapters.
         inputs: Inputs of the first layer.
-        second: Inputs of the second layer.
         raw_dictionary: Inputs of the first layer for every token, float32 [V, d].
         dictionary: The same as unit rows.
         template: Tokens that every record holds: they are public.
-        begin: Tokens that all records begin with.
-        end: Tokens that they end with, before the answer.
-        longest: Tokens of the longest record that inversion tries to name.
     """
 
     material: Material
     inputs: LayerInputs
-    second: LayerInputs
     raw_dictionary: Matrix
     dictionary: Matrix
     template: tuple[int, ...]
-    begin: tuple[int, ...]
-    end: tuple[int, ...]
-    longest: int
 
     @property
     def layout(self) -> AdapterLayout:
@@ -106,17 +98,12 @@ def prepare(config: Config, material: Material) -> Prepared:
     inputs = LayerInputs(model, backbone.layout, 0)
     raw = inputs.vocabulary()
     texts = _public_texts(material)
-    begin = _common(texts)
     return Prepared(
         replace(material, trainer=LoraTrainer(backbone, material.trainer.micro_batch)),
         inputs,
-        LayerInputs(model, backbone.layout, 1),
         raw,
         unit_rows(raw),
         tuple(sorted(set.intersection(*map(set, texts)))),
-        begin,
-        tuple(_common([t[::-1] for t in texts])[::-1]),
-        max(map(len, texts)),
     )
 
 
@@ -124,14 +111,6 @@ def _public_texts(material: Material) -> list[tuple[int, ...]]:
     """Tokens of public records without the answer's last (training records where there are no public ones)."""
     examples = material.public or [e for own in material.silos.values() for e in own[:64]]
     return [tuple(int(t) for t in e.input_ids[:-1]) for e in examples]
-
-
-def _common(texts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Longest beginning that all texts share."""
-    shared = 0
-    while all(len(t) > shared and t[shared] == texts[0][shared] for t in texts):
-        shared += 1
-    return texts[0][:shared]
 
 
 def refused(attack: str, setting: str, sees: str, error: PrivetError) -> Finding:
@@ -190,7 +169,10 @@ def noised(config: Config, clip_norm: float, batch: float) -> Config:
     privacy: PrivacyConfig = config.privacy.model_copy(update={"clip_norm": clip_norm, "max_epsilon": None})
     schedule = base.schedule
     if config.schedule.sampling_rate is not None:
-        schedule = schedule.model_copy(update={"sampling_rate": 1.0, "expected_batch": batch})
+        changes: dict[str, Any] = {"sampling_rate": 1.0, "expected_batch": batch}
+        if config.system.kind != "dp_lora":
+            changes["server"] = schedule.server.model_copy(update={"learning_rate": RATE})
+        schedule = schedule.model_copy(update=changes)
     return base.model_copy(
         update={
             # An encoder that is learned changes nothing of the noise, and the control is about the noise.
@@ -228,6 +210,9 @@ def pruned(share: float) -> PruneCodec:
     return PruneCodec(mask="seed", start_round=1, start_rate=share, end_rate=share, allow_useless=True)
 
 
-def clip_norm(prepared: Prepared, most: int = 32) -> float:
-    """Median gradient norm of public records for the control's adapters, as a run would take it."""
-    return public_clip_norm(prepared.material, most)
+def clip_norm(config: Config, prepared: Prepared, most: int = 32) -> float:
+    """Median length of a unit on public records for the control's adapters, as a run would take it."""
+    gradient = public_clip_norm(prepared.material, most)
+    # A client's update is a step of the local rate; a record's gradient, or that of a batch, is clipped before it.
+    steps = config.privacy is not None and config.privacy.unit == "client" and config.system.kind != "dp_lora"
+    return gradient * (RATE if steps else 1.0)

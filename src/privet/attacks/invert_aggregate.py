@@ -11,6 +11,7 @@ to their seals, which the other clients together can compute from the opened sum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,10 @@ def sum_recall(prepared: Prepared, rehearsed: Rehearsed, records: Mapping[str, S
     """Recall of all clients' private tokens from the opened sum of the last round."""
     seen = last_round(rehearsed)
     assert seen.total is not None, "the last opened round has a sum"
-    return recall_of(prepared, seen.direction(seen.total), [e for own in records.values() for e in own])
+    victims = [e for own in records.values() for e in own]
+    return recall_of(
+        prepared, seen.direction(seen.total), victims, seen.rounding_noise * math.sqrt(len(records))
+    )
 
 
 def sum_finding(setting: str, recalls: Sequence[float], level: str) -> Finding:

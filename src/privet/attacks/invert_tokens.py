@@ -25,23 +25,24 @@ from privet.pipeline import Floats
 from privet.tokenise import Example
 
 
-def recovered(prepared: Prepared, rows: Matrix, most: int) -> tuple[int, ...]:
+def recovered(prepared: Prepared, rows: Matrix, most: int, floor: float = 0.0) -> tuple[int, ...]:
     """Private tokens that the rows of a gradient of A hold, most certain first.
 
     Args:
         prepared: The control's adapters.
         rows: float32 [n, d].
         most: Tokens to name at most.
+        floor: Standard deviation of what rounding adds to each value.
     """
     if not len(rows) or not np.any(rows):
         return ()
-    return pursue(rows, prepared.dictionary, most, known=prepared.template).chosen
+    return pursue(rows, prepared.dictionary, most, known=prepared.template, floor=floor).chosen
 
 
-def recall_of(prepared: Prepared, direction: Floats, victims: Sequence[Example]) -> float:
+def recall_of(prepared: Prepared, direction: Floats, victims: Sequence[Example], floor: float = 0.0) -> float:
     """Share of the victims' private tokens that a direction [D] gives up; as many guesses as there are tokens."""
     private = prepared.private_tokens(victims)
-    named = recovered(prepared, prepared.rows(direction), len(private))
+    named = recovered(prepared, prepared.rows(direction), len(private), floor)
     return len(private & set(named)) / max(1, len(private))
 
 
@@ -52,7 +53,12 @@ def message_recalls(
     seen = last_round(rehearsed)
     number = rehearsed.transcript.rounds.index(seen)
     return [
-        recall_of(prepared, seen.direction(rehearsed.transcript.in_the_clear(number, party)), own)
+        recall_of(
+            prepared,
+            seen.direction(rehearsed.transcript.in_the_clear(number, party)),
+            own,
+            seen.rounding_noise if seen.codec is None else 0.0,
+        )
         for party, own in enumerate(records.values())
     ]
 

@@ -7,6 +7,7 @@ ill-conditioned ones."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ def pursue(
     most: int,
     *,
     known: Sequence[int] = (),
+    floor: float = 0.0,
     tolerance: float = 1e-3,
     rank_tolerance: float = 1e-3,
 ) -> Found:
@@ -52,10 +54,11 @@ def pursue(
         dictionary: float32 [V, d] of unit rows.
         most: Rows to choose at most, besides the known.
         known: Rows that the attacker knows to be in it.
+        floor: Standard deviation of what rounding adds to each value; what does not stand above it is left out.
         tolerance: Stop when less than this share of the norm is left.
         rank_tolerance: Singular values of the residual below this share of the largest are noise.
     """
-    left = _orthonormal(measured, 1e-6)
+    left = row_space(measured, floor)
     norms = np.ones(len(dictionary), np.float32)
     basis = np.zeros((0, dictionary.shape[1]), np.float32)
     taken = np.zeros(len(dictionary), np.bool_)
@@ -90,6 +93,21 @@ def pursue(
         chosen.append(best)
         residuals.append(float(np.linalg.norm(left)) / start)
     return Found(tuple(chosen), tuple(residuals))
+
+
+def row_space(rows: Matrix, floor: float = 0.0, tolerance: float = 1e-6) -> Matrix:
+    """Directions of rows [n, d] that stand above noise, orthonormal, float32 [rank, d].
+
+    Args:
+        rows: A matrix.
+        floor: Standard deviation of noise on each value; its singular values reach about sqrt(n) + sqrt(d) times that.
+        tolerance: Singular values below this share of the largest do not count either.
+    """
+    if not len(rows) or not np.isfinite(rows).all():
+        return np.zeros((0, rows.shape[1]), np.float32)
+    largest = float(np.linalg.norm(rows, 2))
+    noise = 1.5 * floor * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
+    return _orthonormal(rows, max(tolerance, noise / largest) if largest else tolerance)
 
 
 def _orthonormal(rows: Matrix, tolerance: float) -> Matrix:

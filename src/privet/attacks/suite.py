@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,20 +18,19 @@ from privet import __version__
 from privet.attacks import (
     audit_canary,
     control,
-    invert_aggregate,
-    invert_tokens,
     mia_gradient,
     mia_model,
     poison_norm,
 )
 from privet.attacks.finding import Finding, not_applicable
+from privet.attacks.inversions import Inversions, own_layout
 from privet.attacks.rehearsal import Stage, everybody_in, plain_schedule
 from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
 from privet.codec_schedule import CodecSchedule
 from privet.config import Config
 from privet.errors import PrivetError
 from privet.lora import factors_of
-from privet.material import Material, codec_schedule, gather, layout_of, public_clip_norm
+from privet.material import Material, codec_schedule, gather, layout_of, public_clip_norm, public_update_norm
 from privet.pipeline import Floats
 from privet.report.record import RunRecord
 from privet.resolve import resolve
@@ -40,8 +39,9 @@ from privet.tokenise import Example
 
 SCHEMA = 1
 FALSE_ALARM = 0.05
+KINDS = 4
+"""Kinds of rows that can raise an alarm: canaries, membership, sealed bytes, inversion under noise."""
 FILE = "audit.json"
-DECOYS = 99
 MOST_SILOS = 4
 """Silos that membership and inversion look at: what they cost goes with the number of messages."""
 Suite = Literal["quick", "full"]
@@ -60,7 +60,6 @@ class Sizes:
         records: Members, and others, for `mia.model`.
         batches: Records of a message in the clear for `invert.tokens`.
         trials: Trials of inversion under noise.
-        sequences: Records whose order `invert.sequence` recovers.
     """
 
     canaries: int
@@ -70,12 +69,11 @@ class Sizes:
     records: int
     batches: tuple[int, ...]
     trials: int
-    sequences: int
 
 
 SIZES: Mapping[str, Sizes] = {
-    "quick": Sizes(256, 3e7, 12, 2, 150, (1, 4), 4, 4),
-    "full": Sizes(1024, 1e9, 32, 8, 600, (1, 2, 4, 8), 12, 16),
+    "quick": Sizes(256, 3e7, 12, 2, 150, (1, 4), 4),
+    "full": Sizes(1024, 1e9, 32, 8, 600, (1, 2, 4, 8), 12),
 }
 
 
@@ -108,8 +106,8 @@ def audit(
     plain = {"dropouts": (), "deterministic_units": False}
     config = config.model_copy(update={"engine": config.engine.model_copy(update=plain)})
     material = gather(config, observe)
-    config = _resolved(config, material)
-    auditor = _Auditor(config, material, SIZES[suite], seed, tuple(only), observe)
+    config = resolved(config, material)
+    auditor = Auditor(config, material, SIZES[suite], seed, tuple(only), observe)
     found = auditor.findings(None if record is None else _adapter(record, material))
     return {
         "schema": SCHEMA,
@@ -125,11 +123,14 @@ def audit(
     }
 
 
-def _resolved(config: Config, material: Material) -> Config:
+def resolved(config: Config, material: Material) -> Config:
     """The configuration with noise multiplier and clip norm filled in."""
     clip = 1.0
     if config.privacy is not None and config.privacy.clip_norm == "public":
-        clip = public_clip_norm(material)
+        local, system = config.schedule.local, config.system
+        batches = system.kind == "dp_lora" and system.faithful
+        whole = config.privacy.unit == "client" and not batches
+        clip = public_update_norm(material, local) if whole else public_clip_norm(material)
     trainer = material.trainer
     return resolve(
         config,
@@ -153,23 +154,34 @@ def _adapter(record: RunRecord, material: Material) -> Floats:
 
 
 @dataclass
-class _Auditor:
+class Auditor:
+    """One configuration under attack.
+
+    Attributes:
+        config: What is attacked, with noise multiplier and clip norm filled in.
+        material: What it runs on.
+        sizes: How much is done.
+        seed: Draws coins, canaries and candidates.
+        only: Beginnings of names of attacks; all when empty.
+        observe: Told what goes on.
+        alarm: Error probability of each kind of row that can raise an alarm.
+    """
+
     config: Config
     material: Material
     sizes: Sizes
     seed: int
     only: tuple[str, ...]
     observe: Observe
-    alarm: float = FALSE_ALARM / 5
-    """Five kinds of rows can raise an alarm; each has its own share."""
+    alarm: float = FALSE_ALARM / KINDS
 
     def findings(self, adapter: Floats | None) -> list[Finding]:
         """Everything on the run's own adapters first, since inversion takes them out of the model."""
         rows: list[Finding] = []
         for name, make in (
-            ("audit", self._canaries),
+            ("audit", self.canary_rows),
             ("poison", self._poison),
-            ("mia.gradient", self._membership),
+            ("mia.gradient", self.membership_rows),
             ("mia.model", lambda: self._model(adapter)),
             ("invert", self._inversion),
         ):
@@ -182,7 +194,7 @@ class _Auditor:
     def _parties(self) -> int:
         return len(self.material.silos)
 
-    def _pick(self, count: int, offset: int = 0, silos: int = MOST_SILOS) -> dict[str, list[Example]]:
+    def pick(self, count: int, offset: int = 0, silos: int = MOST_SILOS) -> dict[str, list[Example]]:
         """``count`` records of each of the first silos, chosen by the seed."""
         picked = {}
         for number, (name, own) in enumerate(list(self.material.silos.items())[:silos]):
@@ -190,7 +202,8 @@ class _Auditor:
             picked[name] = [own[i] for i in np.resize(np.roll(order, -offset), count)]
         return picked
 
-    def _canaries(self) -> list[Finding]:
+    def canary_rows(self) -> list[Finding]:
+        """``audit.canary`` and ``audit.one_run``."""
         trainer = self.material.trainer
         follows = isinstance(self.config.codec, RowPcaCodec | PublicSubspaceCodec)
         layout = layout_of(self.material)
@@ -222,31 +235,35 @@ class _Auditor:
             self.config, trainer.dimension, self._parties, factors=factors, seed=self.seed
         )
 
-    def _membership(self) -> list[Finding]:
-        candidates = self._pick(self.sizes.candidates)
-        trainer = self.material.trainer
-        initial, factors = trainer.backbone.initial_flat(), factors_of(trainer.backbone.layout)
-
-        def stage(config: Config) -> Stage:
-            return Stage(config, trainer, initial, codec_schedule(config, self.material), factors)
-
+    def membership_rows(self) -> list[Finding]:
+        """``mia.gradient``: the control and the run's own protections."""
         rounds = self.sizes.rounds
-        plain = stage(control.clear(self.config))
-        rows = mia_gradient.findings(
-            mia_gradient.attack(plain, candidates, rounds=rounds, seed=self.seed),
-            f"one plain step, {rounds} rounds, no seal, no noise",
-            sees="every client's message",
-            alarm=self.alarm,
+        candidates = self.pick(self.sizes.candidates)
+        plain = mia_gradient.attack(
+            self._stage(control.clear(self.config)), candidates, rounds=rounds, seed=self.seed
         )
+        setting = f"one plain step, {rounds} rounds, no seal, no noise"
+        rows = mia_gradient.findings(plain, setting, sees="every client's message", alarm=self.alarm)
+        return [*rows, *self.protected_membership()]
+
+    def protected_membership(self) -> list[Finding]:
+        """``mia.gradient`` under the run's own protections."""
+        rounds = self.sizes.rounds
+        candidates = self.pick(self.sizes.candidates)
         batch = sum(map(len, candidates.values())) / 2
-        as_run = stage(everybody_in(self.config, batch))
+        stage = self._stage(everybody_in(self.config, batch))
+        found = mia_gradient.attack(stage, candidates, rounds=rounds, seed=self.seed)
+        setting = f"this run's system, seal and noise, every record in every round, {rounds} rounds"
         sees = "every client's message" if self.config.sealing.kind == "none" else "the opened sums"
-        return rows + mia_gradient.findings(
-            mia_gradient.attack(as_run, candidates, rounds=rounds, seed=self.seed),
-            f"this run's system, seal and noise, every record in every round, {rounds} rounds",
-            sees=sees,
-            alarm=self.alarm,
-        )
+        return mia_gradient.findings(found, setting, sees=sees, alarm=self.alarm)
+
+    def _stage(self, config: Config) -> Stage:
+        trainer = self.material.trainer
+        backbone = trainer.backbone
+        schedule = replace(codec_schedule(config, self.material), held_out=None)
+        if config.system.preparation_rounds:
+            schedule = plain_schedule(config, layout_of(self.material), config.schedule.rounds)
+        return Stage(config, trainer, backbone.initial_flat(), schedule, factors_of(backbone.layout))
 
     def _model(self, adapter: Floats | None) -> list[Finding]:
         if adapter is None:
@@ -259,7 +276,7 @@ class _Auditor:
             )
             return [not_applicable("mia.model", "the final adapter", mia_model.SEES, reason)]
         each = -(-self.sizes.records // self._parties)
-        members = [e for own in self._pick(each, silos=self._parties).values() for e in own]
+        members = [e for own in self.pick(each, silos=self._parties).values() for e in own]
         order = np.random.default_rng([self.seed, 4]).permutation(len(others))[: self.sizes.records]
         return mia_model.findings(
             self.material.trainer.backbone,
@@ -269,84 +286,26 @@ class _Auditor:
             private=self.config.privacy is not None,
         )
 
-    def _inversion(self) -> list[Finding]:
-        rows = self._own_layout()
+    def inversions(self) -> Inversions:
+        """Inversion on the control's adapters, which take the place of the run's own for good."""
         prepared = control.prepare(self.config, self.material)
-        if prepared.inputs.depends_on_position():
+        return Inversions(self.config, prepared, self.pick, self._parties, self.alarm)
+
+    def _inversion(self) -> list[Finding]:
+        rows = own_layout(self.material.trainer.backbone.layout)
+        made = self.inversions()
+        if made.prepared.inputs.depends_on_position():
             reason = (
                 "In this model a layer's input depends on positions, so there is no dictionary of tokens."
             )
             return [*rows, not_applicable("invert.tokens", "any", "a message", reason)]
-        rows += self._clear_messages(prepared)
-        rows += self._sealed(prepared)
-        rows += self._noised(prepared)
-        return rows
-
-    def _own_layout(self) -> list[Finding]:
-        layout = self.material.trainer.backbone.layout
-        first = layout.decoder_layers is None or 0 in layout.decoder_layers
-        if layout.spec.factors == "both" and first:
-            return []
-        reason = (
-            "This run trains "
-            + ("no factor A" if layout.spec.factors != "both" else "no adapter on the first layer")
-            + ", and the pursuit needs both: it fails even without protection. That is no "
-            "safety; other attacks may exist. The rows below use adapters on which it works."
-        )
-        return [not_applicable("invert.tokens", "this run's own adapters", "a message", reason)]
-
-    def _clear_messages(self, prepared: control.Prepared) -> list[Finding]:
-        rows = []
-        sees = "one client's message, not sealed, no noise"
-        for batch in self.sizes.batches:
-            records = self._pick(batch, 10)
-            done = prepared.rehearse(control.clear(self.config), records)
-            recalls = invert_tokens.message_recalls(prepared, done, records)
-            setting = f"batch {batch}, both factors, first layers, second round"
-            rows.append(invert_tokens.finding(setting, recalls, sees=sees, control=True))
-        records = self._pick(1, 20)
-        done = prepared.rehearse(control.coded(self.config, control.pruned(0.5)), records)
-        recalls = invert_tokens.message_recalls(prepared, done, records)
-        setting = "batch 1, half of the coordinates pruned by a public mask"
-        return [*rows, invert_tokens.finding(setting, recalls, sees=sees, control=True)]
-
-    def _sealed(self, prepared: control.Prepared) -> list[Finding]:
-        level = self.config.sealing.kind if self.config.sealing.kind != "none" else "masked"
-        if self._parties < 3:
-            reason = "With fewer than three parties no seal hides anything."
-            return [not_applicable("invert.aggregate", "the opened sum", "the opened sum", reason)]
-        sealing = self.config if self.config.sealing.kind != "none" else control.masked(self.config)
-        records = self._pick(1, 30)
-        done = prepared.rehearse(control.sealed(self.config, sealing), records)
-        recall = invert_aggregate.sum_recall(prepared, done, records)
-        count = sum(map(len, records.values()))
-        setting = f"{count} records of {len(records)} clients, no noise"
-        rows = [invert_aggregate.sum_finding(setting, [recall], level)]
-        if self.config.sealing.kind == "none":
-            return rows
-        empty = dict(records)
-        empty[list(empty)[-1]] = []
-        done = prepared.rehearse(control.sealed(self.config, sealing), empty)
-        return rows + invert_aggregate.message_findings(done, level, self.alarm)
-
-    def _noised(self, prepared: control.Prepared) -> list[Finding]:
-        if self.config.privacy is None:
-            return []
-        trials = []
-        clip = control.clip_norm(prepared)
-        config = control.noised(self.config, clip, float(min(self._parties, MOST_SILOS)))
-        for number in range(self.sizes.trials):
-            records = self._pick(1, 40 + number)
-            victims = [e for own in records.values() for e in own]
-            seen = control.last_round(prepared.rehearse(config, records))
-            assert seen.total is not None, "the last opened round has a sum"
-            decoys = [self._pick(1, 100 + DECOYS * number + i) for i in range(DECOYS)]
-            others = [[e for own in each.values() for e in own] for each in decoys]
-            trials.append(invert_tokens.trial(prepared, seen.direction(seen.total), victims, others))
-        setting = (
-            f"this run's system, seal and noise; a record of each client in every round, batch {len(records)}"
-        )
-        return [invert_tokens.against_prior(setting, trials, sees="the opened sum", alarm=self.alarm)]
+        return [
+            *rows,
+            *made.clear(self.sizes.batches),
+            *made.sealed(),
+            *made.noised(self.sizes.trials),
+            *made.codes(),
+        ]
 
 
 def code_size(schedule: CodecSchedule, initial: Floats) -> int:

@@ -46,6 +46,12 @@ class RoundSeen:
     total: Integers | None = None
 
     @property
+    def rounding_noise(self) -> float:
+        """Standard deviation at most that rounding one contribution adds to each value of a direction."""
+        rounding = self.system.pipeline.rounding
+        return 0.5 * rounding.grid.step / rounding.denominator
+
+    @property
     def codec(self) -> CodecLike | None:
         """What contributions are encoded with; ``None`` for the identity."""
         return next((s.codec for s in self.system.pipeline.stages if isinstance(s, Encode)), None)

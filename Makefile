@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-distributed check format lint types layers mutants clean
+.PHONY: help setup demo test test-distributed check format lint types layers mutants audit-calibration clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -27,6 +27,9 @@ test: setup      ## the whole test suite
 
 test-distributed: setup  ## kills and refusals of a consortium over NVIDIA FLARE, with real processes and TLS
 	$(BIN)/python -m pytest -m distributed -p no:cacheprovider tests/integration
+
+audit-calibration: setup  ## how often the audit cries wolf over honest seeds
+	$(BIN)/python benchmarks/audit_calibration.py
 
 mutants: setup   ## plant bugs and see that tests catch them; writes docs/mutants.md
 	$(BIN)/python -m mutants

@@ -19,8 +19,9 @@ import numpy as np
 from privet.attacks import statistics
 from privet.attacks.control import Prepared, last_round, prior_recall
 from privet.attacks.finding import Finding
-from privet.attacks.pursuit import Matrix, pursue
+from privet.attacks.pursuit import Matrix, pursue, pursue_masked
 from privet.attacks.rehearsal import Rehearsed
+from privet.codecs.prune import Prune
 from privet.pipeline import Floats
 from privet.tokenise import Example
 
@@ -52,15 +53,24 @@ def message_recalls(
     """Recall from each client's message in the last round, read from its bytes."""
     seen = last_round(rehearsed)
     number = rehearsed.transcript.rounds.index(seen)
-    return [
-        recall_of(
-            prepared,
-            seen.direction(rehearsed.transcript.in_the_clear(number, party)),
-            own,
-            seen.rounding_noise if seen.codec is None else 0.0,
-        )
-        for party, own in enumerate(records.values())
-    ]
+    recalls = []
+    for party, own in enumerate(records.values()):
+        direction = seen.direction(rehearsed.transcript.in_the_clear(number, party))
+        if isinstance(seen.codec, Prune):
+            recalls.append(_pruned_recall(prepared, direction, seen.codec, own))
+        else:
+            floor = seen.rounding_noise if seen.codec is None else 0.0
+            recalls.append(recall_of(prepared, direction, own, floor))
+    return recalls
+
+
+def _pruned_recall(prepared: Prepared, direction: Floats, codec: Prune, victims: Sequence[Example]) -> float:
+    """Recall from a direction of which a public mask left some coordinates."""
+    private = prepared.private_tokens(victims)
+    kept = prepared.rows(codec.mask.astype(np.float32)) > 0
+    rows = prepared.rows(direction)
+    found = pursue_masked(rows, kept, prepared.dictionary, len(private), known=prepared.template)
+    return len(private & set(found.chosen)) / max(1, len(private))
 
 
 @dataclass(frozen=True)

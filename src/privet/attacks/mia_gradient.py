@@ -69,7 +69,9 @@ def attack(stage: Stage, candidates: Mapping[str, Sequence[Any]], *, rounds: int
     return Membership(scores, inside, rehearsed)
 
 
-def findings(found: Membership, setting: str, *, sees: str, alarm: float) -> list[Finding]:
+def findings(
+    found: Membership, setting: str, *, sees: str, alarm: float, attack: str = "mia.gradient"
+) -> list[Finding]:
     """AUC, advantage and TPR at 1 % FPR, each beside what the ledger allows."""
     members, others = found.scores[found.inside], found.scores[~found.inside]
     epsilons = found.rehearsed.ledger.epsilon()
@@ -104,7 +106,7 @@ def findings(found: Membership, setting: str, *, sees: str, alarm: float) -> lis
     ]
     return [
         Finding(
-            "mia.gradient", setting, sees, metric, i.value, i.low, i.high, how, samples, verdict, compared, text,
+            attack, setting, sees, metric, i.value, i.low, i.high, how, samples, verdict, compared, text,
             control=claimed is None,
         )
         for metric, i, how, compared in rows

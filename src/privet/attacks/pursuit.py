@@ -95,6 +95,52 @@ def pursue(
     return Found(tuple(chosen), tuple(residuals))
 
 
+def pursue_masked(
+    measured: Matrix, kept: NDArray[np.bool_], dictionary: Matrix, most: int, *, known: Sequence[int] = ()
+) -> Found:
+    """As `pursue`, where each row of ``measured`` has only some of its coordinates, known which.
+
+    Rows then span no common space, so the dictionary is compared with each row on the row's own coordinates, and
+    coefficients are solved for row by row.
+
+    Args:
+        measured: float32 [n, d]; what stands outside ``kept`` does not matter.
+        kept: bool [n, d].
+        dictionary: float32 [V, d] of unit rows.
+        most: Rows to choose at most, besides the known.
+        known: Rows that the attacker knows to be in it.
+    """
+    rows = np.where(kept, measured, 0).astype(np.float64)
+    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.maximum(sizes, 1e-30)
+    lengths = np.maximum(kept.astype(np.float32) @ np.square(dictionary).T, 1e-3)
+    support = [int(i) for i in known]
+    left, residuals = _left(rows, kept, dictionary, support), []
+    start = float(np.linalg.norm(left))
+    for _ in range(most):
+        if start == 0 or float(np.linalg.norm(left)) < 1e-3 * start:
+            break
+        closeness = (np.square(left.astype(np.float32) @ dictionary.T) / lengths).sum(axis=0)
+        closeness[support] = -1
+        support.append(int(np.argmax(closeness)))
+        left = _left(rows, kept, dictionary, support)
+        residuals.append(float(np.linalg.norm(left)) / start)
+    return Found(tuple(support[len(known) :]), tuple(residuals))
+
+
+def _left(
+    rows: NDArray[np.float64], kept: NDArray[np.bool_], dictionary: Matrix, support: Sequence[int]
+) -> NDArray[np.float64]:
+    """What the chosen rows do not explain of each row, on its own coordinates."""
+    left = rows.copy()
+    if support:
+        chosen = dictionary[list(support)].astype(np.float64)
+        for number, own in enumerate(kept):
+            weights = np.linalg.lstsq(chosen[:, own].T, rows[number, own], rcond=1e-6)[0]
+            left[number, own] -= weights @ chosen[:, own]
+    return left
+
+
 def row_space(rows: Matrix, floor: float = 0.0, tolerance: float = 1e-6) -> Matrix:
     """Directions of rows [n, d] that stand above noise, orthonormal, float32 [rank, d].
 

@@ -130,13 +130,13 @@ def rehearse(
     return Rehearsed(transcript, federation.server.ledger, resolved, federation.flat, progress.stopped)
 
 
-def plain_schedule(config: Config, layout: Layout, rounds: int) -> CodecSchedule:
-    """The codecs of a rehearsal that has no public records; one that is learned is hardly trained.
+def plain_schedule(config: Config, layout: Layout, rounds: int, *, train: bool = False) -> CodecSchedule:
+    """The codecs of a rehearsal without public records; one that is learned is hardly trained unless ``train``.
 
     What is promised does not depend on the encoder, since the clip comes after it.
     """
     codec = config.codec
-    if isinstance(codec, AutoencoderCodec):
+    if isinstance(codec, AutoencoderCodec) and not train:
         short = {"epochs": 1, "samples": 8, "holdout": 2, "batch_size": 8}
         codec = codec.model_copy(update=short)
     codec = codec.model_copy(update={"allow_useless": True})

@@ -17,9 +17,12 @@ import numpy as np
 from privet import __version__
 from privet.attacks import (
     audit_canary,
+    client_updates,
     control,
+    mia_codec,
     mia_gradient,
     mia_model,
+    mia_statistics,
     poison_norm,
 )
 from privet.attacks.finding import Finding, not_applicable
@@ -39,6 +42,8 @@ from privet.tokenise import Example
 
 SCHEMA = 1
 FALSE_ALARM = 0.05
+MESSAGE = 8
+"""Candidates of a run whose statistics are told apart: numbers in a message of four tensors."""
 KINDS = 4
 """Kinds of rows that can raise an alarm: canaries, membership, sealed bytes, inversion under noise."""
 FILE = "audit.json"
@@ -58,6 +63,7 @@ class Sizes:
         candidates: Candidates of each silo for `mia.gradient`.
         rounds: Rounds of `mia.gradient`.
         records: Members, and others, for `mia.model`.
+        clients: Candidate clients for `mia.statistics` and `mia.codec`.
         batches: Records of a message in the clear for `invert.tokens`.
         trials: Trials of inversion under noise.
     """
@@ -67,13 +73,14 @@ class Sizes:
     candidates: int
     rounds: int
     records: int
+    clients: int
     batches: tuple[int, ...]
     trials: int
 
 
 SIZES: Mapping[str, Sizes] = {
-    "quick": Sizes(256, 3e7, 12, 2, 150, (1, 4), 4),
-    "full": Sizes(1024, 1e9, 32, 8, 600, (1, 2, 4, 8), 12),
+    "quick": Sizes(256, 3e7, 12, 2, 150, 24, (1, 4), 4),
+    "full": Sizes(1024, 1e9, 32, 8, 600, 96, (1, 2, 4, 8), 12),
 }
 
 
@@ -182,6 +189,7 @@ class Auditor:
             ("audit", self.canary_rows),
             ("poison", self._poison),
             ("mia.gradient", self.membership_rows),
+            ("mia.statistics", self._first_stage),
             ("mia.model", lambda: self._model(adapter)),
             ("invert", self._inversion),
         ):
@@ -256,6 +264,29 @@ class Auditor:
         setting = f"this run's system, seal and noise, every record in every round, {rounds} rounds"
         sees = "every client's message" if self.config.sealing.kind == "none" else "the opened sums"
         return mia_gradient.findings(found, setting, sees=sees, alarm=self.alarm)
+
+    def _first_stage(self) -> list[Finding]:
+        """``mia.statistics`` and ``mia.codec``, where a first stage makes the codec."""
+        config, clients = self.config, self.sizes.clients
+        if not config.system.preparation_rounds or (config.privacy and config.privacy.unit != "client"):
+            return []
+        updates = client_updates.candidate_updates(self.material, clients, 4, self.seed)
+        settings = [("no noise", config.model_copy(update={"privacy": None}))]
+        if config.privacy is not None:
+            settings.append(("this run's noise", config))
+        rows = []
+        for name, variant in settings:
+            setting = f"{name}, clients of 4 records"
+            if config.system.kind == "dr_encoder":
+                parts = np.array_split(updates, max(1, clients // MESSAGE))
+                runs = [
+                    client_updates.cohort(variant, self.material, part, self.seed + i)
+                    for i, part in enumerate(parts)
+                ]
+                rows += mia_statistics.findings(runs, f"{setting}, {len(runs)} runs", self.alarm / 2)
+            found = client_updates.cohort(variant, self.material, updates, self.seed, train=True)
+            rows += mia_codec.findings(found, setting, self.alarm / 2)
+        return rows
 
     def _stage(self, config: Config) -> Stage:
         trainer = self.material.trainer

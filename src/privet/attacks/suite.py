@@ -27,6 +27,7 @@ from privet.attacks import (
 )
 from privet.attacks.finding import Finding, not_applicable
 from privet.attacks.inversions import Inversions, own_layout
+from privet.attacks.invert_tokens import FAILED
 from privet.attacks.rehearsal import Stage, everybody_in, plain_schedule
 from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
 from privet.codec_schedule import CodecSchedule
@@ -196,7 +197,7 @@ class Auditor:
             if not self.only or any(name.startswith(o) or o.startswith(name) for o in self.only):
                 self.observe("stage", {"name": name})
                 rows += make()
-        return rows
+        return without_silence(rows)
 
     @property
     def _parties(self) -> int:
@@ -337,6 +338,20 @@ class Auditor:
             *made.noised(self.sizes.trials),
             *made.codes(),
         ]
+
+
+def without_silence(rows: Sequence[Finding]) -> list[Finding]:
+    """The rows, where no attack counts as withstood whose positive controls all failed."""
+    worked = {row.attack: False for row in rows if row.control}
+    for row in rows:
+        if row.control and row.verdict == "leaks":
+            worked[row.attack] = True
+    return [
+        row.judged("not applicable", f"{FAILED} {row.text}", row.compared)
+        if row.verdict == "holds" and not worked.get(row.attack, True)
+        else row
+        for row in rows
+    ]
 
 
 def code_size(schedule: CodecSchedule, initial: Floats) -> int:

@@ -1,0 +1,56 @@
+"""What an audit found stands in the report and the model card; an attack that never works is not called withstood."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from support.finished_run import finished_run
+
+from privet.attacks.finding import Finding
+from privet.attacks.suite import without_silence
+from privet.model_card import model_card
+from privet.report import RunRecord, render
+
+HELD = Finding(
+    "mia.gradient", "this run", "the opened sums", "AUC", 0.52, 0.4, 0.64, "95 %", "20 members", "holds", text="Within."
+)  # fmt: skip
+CONTROL = replace(HELD, setting="no noise", value=1.0, verdict="leaks", control=True)
+ALARM = replace(HELD, attack="audit.canary", verdict="alarm", text="Too visible.")
+
+
+def audited(path: Path, rows: list[Finding]) -> RunRecord:
+    record = RunRecord.open(finished_run(path))
+    found = {
+        "schema": 1, "version": "0", "suite": "quick", "run": "r", "config": "c", "seed": 0, "false_alarm": 0.05,
+        "alarms": sum(row.verdict == "alarm" for row in rows), "seconds": 3.0, "findings": [r.as_dict() for r in rows],
+    }  # fmt: skip
+    record.folder.write_json("audit.json", found)
+    return RunRecord.open(path)
+
+
+def test_the_report_and_the_card_hold_the_rows(tmp_path: Path) -> None:
+    record = audited(tmp_path / "run", [CONTROL, HELD])
+    page, card = render(record), model_card(record, base="small", parameters=1)
+    for text in (page, card):
+        assert "mia.gradient" in text
+        assert "0.52 [0.4, 0.64]" in text
+        assert "(control)" in text
+    assert "No alarm" in page
+
+
+def test_an_alarm_is_a_warning(tmp_path: Path) -> None:
+    page = render(audited(tmp_path / "run", [ALARM]))
+    assert "An attack found more than what was promised" in page
+    assert "1 alarm" in page
+
+
+def test_a_run_that_was_not_attacked_says_so(tmp_path: Path) -> None:
+    assert "was not attacked" in render(RunRecord.open(finished_run(tmp_path / "run")))
+
+
+def test_without_a_control_that_works_nothing_is_withstood() -> None:
+    failed = replace(CONTROL, verdict="not applicable")
+    assert [r.verdict for r in without_silence([failed, HELD])] == ["not applicable", "not applicable"]
+    assert [r.verdict for r in without_silence([CONTROL, HELD])] == ["leaks", "holds"]
+    assert [r.verdict for r in without_silence([failed, replace(HELD, attack="audit.canary")])][1] == "holds"

@@ -225,10 +225,11 @@ class EngineConfig(Section):
         None,
         description="Folder for what does not fit; absent keeps nothing on disk. It holds traces of the records.",
     )
-    deterministic_units: bool = Field(
-        False,
+    deterministic_units: bool | None = Field(
+        None,
         description="One record at a time: gradients do not depend on the batch they are computed in, so the "
-        "sensitivity of a sum of records is exact. Takes about three times as long.",
+        "sensitivity of a sum of records is exact. Takes up to three times as long. When absent: `true` where "
+        "privacy.unit is `record`, else `false`.",
     )
     diagnostics: bool = Field(
         True,
@@ -268,6 +269,13 @@ class Config(Section):
     def rounds(self) -> int:
         """Rounds of the whole protocol: those that prepare the codec, then T that move the adapter."""
         return self.system.preparation_rounds + self.schedule.rounds
+
+    @property
+    def deterministic_units(self) -> bool:
+        """Whether every record passes through the model alone: as asked, else where the unit is a record."""
+        if self.engine.deterministic_units is not None:
+            return self.engine.deterministic_units
+        return self.privacy is not None and self.privacy.unit == "record"
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def gather(
         lora_spec(config.lora),
         cache=cache,
         tokenizer=model.fingerprint,
-        deterministic_units=config.engine.deterministic_units,
+        deterministic_units=config.deterministic_units,
         answers=answers,
     )
     notes = [*dataset.report.lines(), *model.notes]

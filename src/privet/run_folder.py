@@ -265,7 +265,7 @@ def _finite(value: Any) -> Any:
 def config_hash(config: Config) -> str:
     """Names everything that changes what a run computes or promises; the engine's speed settings are left out."""
     parts = config.model_dump(mode="json", exclude={"engine"})
-    parts["deterministic_units"] = config.engine.deterministic_units
+    parts["deterministic_units"] = config.deterministic_units
     parts["micro_batch"] = config.engine.micro_batch
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -289,7 +289,7 @@ class _Run:
 def _shares_arithmetic(config: Config) -> bool:
     """Whether records that are units of their own pass through the model together."""
     record = config.privacy is not None and config.privacy.unit == "record"
-    return record and not config.engine.deterministic_units
+    return record and not config.deterministic_units
 
 
 def _epsilon_rows(statement: dict[str, Any]) -> list[dict[str, Any]]:

@@ -104,13 +104,33 @@ def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     assert config_hash(load(path)) == config_hash(config())
 
 
+@pytest.mark.parametrize(
+    ("sections", "alone"),
+    [
+        ({}, True),
+        ({"engine": {"deterministic_units": False}}, False),
+        ({"privacy": {"unit": "client", "relation": "zero-out"}}, False),
+        (
+            {"privacy": {"unit": "client", "relation": "zero-out"}, "engine": {"deterministic_units": True}},
+            True,
+        ),
+        ({"system": {"kind": "fedavg"}, "privacy": None}, False),
+    ],
+)
+def test_records_pass_alone_where_a_guarantee_counts_them_one_by_one(
+    sections: dict[str, Any], alone: bool
+) -> None:
+    """Among others a record's gradient would depend on theirs, which its sensitivity does not count."""
+    assert config(**sections).deterministic_units == alone
+
+
 def test_the_hash_names_what_a_run_computes_and_nothing_else() -> None:
     base = config_hash(config())
     for same in ({"threads": 1}, {"cache_mebibytes": 0}, {"diagnostics": False}):
         assert config_hash(config(engine=same)) == base
     for other in (
         {"engine": {"micro_batch": 3}},
-        {"engine": {"deterministic_units": True}},
+        {"engine": {"deterministic_units": False}},
         {"privacy": {"noise_multiplier": 1.1}},
         {"seed": 1},
         {"insecure_test_seed": 8},

@@ -105,10 +105,10 @@ def test_a_run_with_a_test_seed_has_no_epsilon_in_any_file(
 @pytest.mark.parametrize(
     ("sections", "named"),
     [
-        ({}, True),
-        ({"engine": {"deterministic_units": True}}, False),
+        ({}, False),
+        ({"engine": {"deterministic_units": False}}, True),
         ({"privacy": {"unit": "client", "relation": "zero-out"}}, False),
-        ({"system": {"kind": "dp_lora"}}, True),
+        ({"system": {"kind": "dp_lora"}, "engine": {"deterministic_units": False}}, True),
         ({"system": {"kind": "fedavg"}, "privacy": None}, False),
     ],
 )

@@ -27,7 +27,15 @@ def commit() -> str:
         [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
     )
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no", "--", *MEASURED, ":!experiments/**/results"],
+        [
+            *git,
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            *MEASURED,
+            ":(exclude,glob)experiments/*/results/**",
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -57,8 +57,23 @@ def _curve(axis: Axes, results: Results) -> None:
         color=BLUE,
         marker="o",
         capsize=3,
-        label="hedge: noise of the whole sum",
+        label="mean at the rate that validation chose",
     )
+    for f in points:
+        axis.scatter([f.setup.noise] * len(f.nll), f.nll, s=9, color=BLUE, alpha=0.45, zorder=3)
+    pairs = {
+        "hedge at rate 5": (ORANGE, "D", "hedge at rate 5"),
+        "central DP-SGD at rate 5": (RED, "^", "central DP-SGD"),
+    }
+    for shift, (family, (colour, marker, label)) in zip((0.90, 1.11), pairs.items(), strict=True):
+        if (family, 0.424) in results:
+            f = results[family, 0.424]
+            at, shown_label = 0.424 * shift, f"{label}, {len(f.rows)} seeds"
+            axis.errorbar(
+                [at], [f.loss().value], yerr=[f.loss().over_seeds or 0.0], color=colour, marker=marker, ms=5,
+                capsize=3, linestyle="none", label=shown_label,
+            )  # fmt: skip
+    axis.legend(fontsize=7.5, frameon=False, loc="lower right")
     lines = {
         ("zero-shot", None): (GREY, "zero-shot"),
         ("public data alone", 0.001): (GREEN, "public data alone"),
@@ -81,7 +96,7 @@ def _curve(axis: Axes, results: Results) -> None:
     for epsilon, sigma in EPSILONS.items():
         axis.axvline(sigma, color=BLUE, alpha=0.25, linewidth=5)
         axis.annotate(
-            f"hedge ε = {epsilon}", (sigma, 0.98), xycoords=("data", "axes fraction"), rotation=90, va="top",
+            f"ε = {epsilon}", (sigma, 0.98), xycoords=("data", "axes fraction"), rotation=90, va="top",
             ha="right", fontsize=8, color=BLUE,
         )  # fmt: skip
 
@@ -150,7 +165,7 @@ def _codecs(axis: Axes, results: Results) -> None:
 
 
 def main() -> None:
-    """Three panels: loss against noise, shared against local noise, codecs."""
+    """Loss against noise, shared against local noise, and codecs once a run of them stands."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,14 +173,17 @@ def main() -> None:
 
     study = read_study()
     results = found(study, open_results(study).rows)
-    figure, panels = plt.subplots(1, 3, figsize=(15, 4.6), sharey=True)
-    for panel, draw in zip(panels, (_curve, _silos, _codecs), strict=True):
+    draws = [_curve, _silos]
+    if any(family.startswith("hedge, ") for family, _ in results):
+        draws.append(_codecs)
+    figure, panels = plt.subplots(1, len(draws), figsize=(5.2 * len(draws), 4.8), sharey=True)
+    for panel, draw in zip(panels, draws, strict=True):
         draw(panel, results)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        "SmolLM2-135M on four silos' sentiment records: each point at its own learning rate, chosen on public records; "
-        "bars: standard error over seeds",
+        "SmolLM2-135M on four silos' sentiment records, 40 rounds of 128. Bars: standard error over seeds; small dots: "
+        "seeds",
         fontsize=9.5,
         x=0.01,
         ha="left",

@@ -200,7 +200,9 @@ def table(results: Mapping[tuple[str, float | None], Found], task: str) -> list[
             f"{loss.value:.3f} ± {loss.error:.3f}",
             "–" if accuracy is None else f"{accuracy.value:.3f} ± {accuracy.error:.3f}",
             kept,
-            "–" if not up else f"{up / row['rounds'] / row['silos']:,.0f} B",
+            "–"
+            if not up or f.setup.silos in ("public", "pooled")
+            else f"{up / row['rounds'] / row['silos']:,.0f} B",
             str(row["rounds"]),
             f"{np.median(seconds):.0f}" if seconds else "–",
         ]

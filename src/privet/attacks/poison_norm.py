@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from privet.attacks.audit_canary import BATCH, length_for
+from privet.attacks.canary_scores import BATCH, length_for
 from privet.attacks.finding import Finding
 from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries
 from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse

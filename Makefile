@@ -20,7 +20,7 @@ setup: $(STAMP)  ## make the environment in .venv
 demo: setup      ## fine-tune SmolLM2 over four silos with differential privacy
 	$(BIN)/privet fetch smollm2
 	$(BIN)/privet fetch sentiment
-	$(BIN)/privet run examples/sentiment.yaml --out runs/demo --fresh
+	$(BIN)/privet run examples/hedge.yaml --out runs/demo --fresh
 
 test: setup      ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

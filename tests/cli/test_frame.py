@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -61,14 +62,20 @@ def test_quick_verbs_import_nothing_heavy_and_answer_in_a_second(arguments: list
     arguments = [str(config) if part == "CONFIG" else part for part in arguments]
     code = PROBE.format(arguments=arguments, heavy=HEAVY)
     seconds = []
-    for _ in range(3):  # Other processes may be busy: the best of three counts.
-        started = time.perf_counter()
+    for _ in range(3):
+        # Processor time: on a free machine that is the time of the clock; beside other tests it is the verb's own.
+        started = _spent_by_children()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(_spent_by_children() - started)
         assert "HEAVY []" in done.stdout
         if seconds[-1] < 1:
             break
     assert min(seconds) < 1, seconds
+
+
+def _spent_by_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_every_verb_is_listed_in_order_and_has_help() -> None:

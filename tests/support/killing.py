@@ -141,6 +141,7 @@ def no_statement(ledger: Any, **facts: Any) -> dict[str, Any]:
         "unit": ledger.unit,
         "relation": ledger.relation,
         "delta": ledger.delta,
+        "diagnostic": {"epsilon": None},
     }
 
 

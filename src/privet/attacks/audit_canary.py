@@ -126,16 +126,14 @@ def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> F
     if claimed is None:
         return base
     exceeded = epsilon_of_mu(sure.low, delta) > claimed
-    return Finding(
-        **{
-            **{name: getattr(base, name) for name in base.__dataclass_fields__},
-            "verdict": "alarm" if exceeded else "holds",
-            "compared": claimed,
-            "control": False,
-            "text": "The canaries are more visible than the ledger accounts for: noise, clip or account is broken."
-            if exceeded
-            else f"Not above the accounted epsilon. {_power_text(scored, claimed, delta)}",
-        }
+    return replace(
+        base,
+        verdict="alarm" if exceeded else "holds",
+        compared=claimed,
+        control=False,
+        text="The canaries are more visible than the ledger accounts for: noise, clip or account is broken."
+        if exceeded
+        else f"Not above the accounted epsilon. {_power_text(scored, claimed, delta)}",
     )
 
 

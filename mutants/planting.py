@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mutants.catalogue import Edit, Mutant
+from mutants.mutant import Edit, Mutant
 
 
 class Stale(Exception):

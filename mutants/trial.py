@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mutants.catalogue import Mutant
+from mutants.mutant import Mutant
 from mutants.planting import Stale, plant
 
 COMPLAINTS = ("assert ", "AssertionError", "Failed: ")

@@ -1,0 +1,189 @@
+"""Bugs in the mechanism: noise, sensitivity, sampling."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant, mutant
+from mutants.tests_that_notice import (
+    BATCHES,
+    CHARGED_NOISE,
+    EMPTY_ROUND,
+    EQUALITY,
+    FIXED_POINT,
+    INFLUENCE_BOUND,
+    LEDGER,
+    LOCAL_NOISE,
+    MECHANISM,
+    NOISE,
+    ORDER,
+    PUBLIC_CONSTANT,
+    SAME_IN_EVERY_BATCH,
+    VISIBLE,
+)
+
+_UNCHECKED_NORM = (
+    "fixed_point.py",
+    "accepted = norms_within(values, grid.bound)",
+    "accepted = np.ones(len(values), np.bool_)",
+)
+_UNCLIPPED = (
+    "pipeline.py",
+    "clipped, zeroed = clip_rows(value, self.norm)",
+    "clipped, zeroed = value, 0",
+)
+_UNCHECKED_ORDER = ("pipeline.py", "if roles != sorted(roles) or ", "if ")
+_CLIP_FIRST = (
+    "systems/hedge.py",
+    "Pipeline([*encoders(facts), *stages])",
+    "Pipeline([stages[0], *encoders(facts), *stages[1:]])",
+)
+
+MECHANISM_MUTANTS: tuple[Mutant, ...] = (
+    # --- noise
+    mutant(
+        "noise halved where it is drawn",
+        (
+            "mechanism.py",
+            "rounded_gaussian(self.share_std_steps,",
+            "rounded_gaussian(self.share_std_steps / 2,",
+        ),
+        tests=(CHARGED_NOISE, LOCAL_NOISE, VISIBLE, MECHANISM + "test_what_runs_is_what_is_accounted"),
+    ),
+    mutant(
+        "noise halved in the mechanism's own figures",
+        (
+            "mechanism.py",
+            "return self.noise_multiplier * self.grid.bound",
+            "return self.noise_multiplier * self.grid.bound / 2",
+        ),
+        tests=(CHARGED_NOISE, VISIBLE, MECHANISM + "test_shares_of_the_floor_make_the_declared_noise"),
+    ),
+    mutant(
+        "noise over the root of n twice",
+        ("mechanism.py", "self.std_steps / math.sqrt(self.floor)", "self.std_steps / self.floor"),
+        tests=(CHARGED_NOISE, EQUALITY + "test_the_sum_of_real_shares_has_the_accounted_variance"),
+    ),
+    mutant(
+        "floor ignored: shares sized for all parties",
+        ("resolve.py", "else trust.floor,", "else parties,"),
+        tests=(CHARGED_NOISE,),
+    ),
+    mutant(
+        "colluders' shares counted as noise",
+        ("privacy/observers.py", " - observer.known_shares", ""),
+        tests=(LEDGER + "test_a_participant_takes_off_its_own_share",),
+    ),
+    mutant(
+        "noise clamped at four standard deviations",
+        (
+            "pipeline.py",
+            "return value + share",
+            "s = 4 * self.mechanism.share_std_steps; return value + np.clip(share, -s, s).astype(np.int64)",
+        ),
+        tests=(NOISE + "test_trap_09_noise_is_never_clamped",),
+    ),
+    mutant(
+        "noisy sum clamped to the range of a clean one",
+        (
+            "pipeline.py",
+            "total = stage.forward(total, (), passing)",
+            "total = project_range(stage.forward(total, (), passing), self.rounding.limit)",
+        ),
+        tests=(NOISE + "test_trap_09_noise_is_never_clamped",),
+    ),
+    mutant(
+        "float32 noise from an ordinary generator",
+        (
+            "mechanism.py",
+            "return rounded_gaussian(self.share_std_steps, self.dimension, key)",
+            "g = np.random.default_rng(int.from_bytes(key, 'big')).standard_normal(self.dimension, np.float32); "
+            "return np.rint(g * np.float32(self.share_std_steps)).astype(np.int64)",
+        ),
+        tests=(
+            NOISE + "test_trap_09_the_lowest_bit_of_the_noise_is_noise",
+            MECHANISM + "test_what_runs_is_what_is_accounted",
+        ),
+    ),
+    mutant(
+        "no noise where no record was sampled",
+        (
+            "pipeline.py",
+            "for stage in self._sum_stages:",
+            "for stage in self._sum_stages if passing.observed.get('units') else ():",
+        ),
+        tests=(EMPTY_ROUND, EQUALITY + "test_the_sum_of_real_shares_has_the_accounted_variance"),
+    ),
+    # --- sensitivity
+    mutant(
+        "clip missing",
+        _UNCLIPPED,
+        tests=(INFLUENCE_BOUND, EQUALITY + "test_hedge_opens_the_integers_of_central_dp_sgd"),
+    ),
+    mutant(
+        "norm check of rounded units skipped",
+        _UNCHECKED_NORM,
+        tests=(FIXED_POINT + "test_rejected_rows_are_rounded_again_and_then_zeroed",),
+    ),
+    mutant(
+        "clip and norm check both missing",
+        _UNCLIPPED,
+        _UNCHECKED_NORM,
+        tests=(INFLUENCE_BOUND, VISIBLE),
+    ),
+    mutant("order of stages not checked", _UNCHECKED_ORDER, tests=(ORDER,)),
+    mutant(
+        "clip before the encoder only",
+        _UNCHECKED_ORDER,
+        _CLIP_FIRST,
+        _UNCHECKED_NORM,
+        tests=(INFLUENCE_BOUND, ORDER),
+    ),
+    mutant(
+        "contribution rounded as a sum",
+        ("pipeline.py", "round_units(value * np", "round_units(value.sum(axis=0, keepdims=True) * np"),
+        ("pipeline.py", "self.grid, keys, zeroed", "self.grid, keys[:1], zeroed"),
+        tests=(SAME_IN_EVERY_BATCH, EQUALITY + "test_hedge_opens_the_integers_of_central_dp_sgd"),
+    ),
+    mutant(
+        "gradients divided by the batch that was drawn",
+        (
+            "work.py",
+            "yield Units(tuple(ids), -gradients)",
+            "yield Units(tuple(ids), -gradients / np.float32(len(sampled)))",
+        ),
+        tests=(SAME_IN_EVERY_BATCH,),
+    ),
+    mutant(
+        "mean over the actual survivors",
+        (
+            "server.py",
+            "self.aggregator.apply(self.progress.round, opened.total, opened.apart)",
+            "self.aggregator.apply(self.progress.round, opened.total * 4 // len(opened.survivors), opened.apart)",
+        ),
+        tests=(PUBLIC_CONSTANT,),
+    ),
+    # --- sampling
+    mutant(
+        "batch truncated to the micro-batch",
+        ("work.py", "for i in chosen]\n        for", "for i in chosen[: place.micro_batch]]\n        for"),
+        tests=(BATCHES,),
+    ),
+    mutant(
+        "twice the sampling rate that is charged",
+        (
+            "work.py",
+            "for example in place.examples], self.rate)",
+            "for example in place.examples], min(1, 2 * self.rate))",
+        ),
+        tests=(BATCHES,),
+    ),
+    mutant(
+        "batch of fixed size under a Poisson charge",
+        (
+            "work.py",
+            "        sampled = [place.examples[i] for i in chosen]",
+            "        size = round(self.rate * len(place.examples)); order = np.random.default_rng(len(chosen))\n"
+            "        sampled = [place.examples[i] for i in order.permutation(len(place.examples))[:size]]",
+        ),
+        tests=(BATCHES,),
+    ),
+)

@@ -1,0 +1,271 @@
+"""Bugs around the mechanism: randomness and secrets, ledger, accounting, protocol."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant, mutant
+from mutants.tests_that_notice import (
+    ACCOUNTANTS,
+    ANSWERED_ONCE,
+    CHARGED_DRAWS,
+    CHARGED_NOISE,
+    CHARGED_RETRIES,
+    CHEATING,
+    FRESH_NOISE,
+    KEYS,
+    LEDGER,
+    LOCAL_NOISE,
+    MECHANISM,
+    NO_SECRET,
+    PROTOCOL,
+    REFUSALS,
+    STAGE_NOISE,
+    STAGES_CALIBRATED,
+    STAGES_CHARGED,
+)
+
+PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
+    # --- randomness and secrets
+    mutant(
+        "keys of noise repeat over rounds",
+        (
+            "keys.py",
+            'return derive(self._root, "draw", purpose, round_id.number, round_id.attempt, count, fresh)',
+            'return derive(self._root, "draw", purpose)',
+        ),
+        tests=(
+            FRESH_NOISE,
+            KEYS + "test_trap_10_no_key_comes_twice_over_clients_rounds_attempts_and_resumes",
+        ),
+    ),
+    mutant(
+        "keys of noise repeat after a restart",
+        (
+            "keys.py",
+            "round_id.number, round_id.attempt, count, fresh)",
+            "round_id.number)",
+        ),
+        tests=(
+            FRESH_NOISE,
+            KEYS + "test_trap_10_no_key_comes_twice_over_clients_rounds_attempts_and_resumes",
+        ),
+    ),
+    mutant(
+        "noise keys in the server's checkpoint",
+        (
+            "federation.py",
+            "    engine = LocalEngine(",
+            "    server.keys = b''.join(s.keys._root for s in secrets)\n    engine = LocalEngine(",
+        ),
+        ("checkpoint.py", '"seconds": wire.Real(),', '"seconds": wire.Real(), "keys": wire.Blob(1 << 16),'),
+        (
+            "checkpoint.py",
+            '"seconds": float(totals["seconds"]),',
+            '"seconds": float(totals["seconds"]), "keys": server.keys,',
+        ),
+        tests=(NO_SECRET,),
+    ),
+    mutant(
+        "roots of clients' seals kept in the server's folder",
+        (
+            "federation.py",
+            "    engine = LocalEngine(",
+            "    for i, s in enumerate(secrets): server_store and server_store.put(f'seal{i}', s.seal_root)\n"
+            "    engine = LocalEngine(",
+        ),
+        tests=(NO_SECRET,),
+    ),
+    mutant(
+        "secret key of the run sent to the server",
+        (
+            "sealing/run_key.py",
+            'self.name = self.derive("name", length=NAME_BYTES)',
+            "self.name = root[:NAME_BYTES]",
+        ),
+        tests=(NO_SECRET,),
+    ),
+    # --- ledger
+    mutant(
+        "every other release missing from the ledger",
+        (
+            "server.py",
+            "            self.ledger.charge(self._release)",
+            "            if self.progress.number % 2: self.ledger.charge(self._release)",
+        ),
+        tests=(CHARGED_DRAWS, CHARGED_NOISE),
+    ),
+    mutant(
+        "local steps of a round charged as one",
+        (
+            "systems/dp_lora.py",
+            'mechanism.release("local steps", count=local.steps, ',
+            'mechanism.release("local steps", ',
+        ),
+        tests=(CHARGED_DRAWS, LOCAL_NOISE),
+    ),
+    mutant(
+        "stage 1 missing from the two-stage ledger",
+        ("privacy/two_stage.py", "if self.statistics_releases:", "if False:"),
+        tests=("tests/unit/test_two_stage.py::test_closed_form_equals_pld",),
+    ),
+    mutant(
+        "releases of stage 1 not charged in a run",
+        (
+            "server.py",
+            "            self.ledger.charge(self._release)",
+            "            if self.progress.number >= self.system.prepared_by: self.ledger.charge(self._release)",
+        ),
+        tests=(STAGES_CHARGED,),
+    ),
+    mutant(
+        "stage 1 charged with the noise of stage 2",
+        ("server.py", "return self.system.at(self.progress.number).release", "return self.system.release"),
+        tests=(STAGES_CHARGED, STAGE_NOISE),
+    ),
+    mutant(
+        "stage 1 missing from the plan and the calibration",
+        ("systems/base.py", "if self.preparation else []", "if False else []"),
+        tests=(STAGES_CALIBRATED,),
+    ),
+    mutant(
+        "charged after the sum was opened",
+        (
+            "server.py",
+            "        self._charge()\n        opened = yield from self.sealing.open(due, self.size, bodies, "
+            "digest(question))",
+            "        opened = yield from self.sealing.open(due, self.size, bodies, digest(question))\n"
+            "        self._charge()",
+        ),
+        tests=(CHARGED_DRAWS, CHARGED_RETRIES),
+    ),
+    mutant(
+        "second attempt at a round not charged",
+        (
+            "server.py",
+            "        if self.progress.charged != self.progress.round:",
+            "        if self.progress.charged is None or self.progress.charged.number != self.progress.number:",
+        ),
+        tests=(CHARGED_RETRIES,),
+    ),
+    mutant(
+        "budget not asked",
+        ("server.py", "if self.ledger.would_exceed(self._release):", "if False:"),
+        tests=(PROTOCOL + "test_trap_11_a_run_stops_before_the_release_that_exceeds_its_budget",),
+    ),
+    mutant(
+        "budget of the server's view, not of the worst observer",
+        (
+            "privacy/ledger.py",
+            "self.trust.seen_by(self.trust.worst, [*others,",
+            "self.trust.seen_by(self.trust.observers()[0], [*others,",
+        ),
+        tests=(LEDGER + "test_a_calibrated_plan_is_admitted_to_its_last_round_and_no_further",),
+    ),
+    # --- accounting
+    mutant(
+        "fixed-size sampling accounted as Poisson",
+        (
+            "privacy/pairs.py",
+            'return Pair(sigma / 2, count, s.rate, "apart" if relation == "add-remove" else "larger")',
+            'return Pair(sigma, count, s.rate, "apart")',
+        ),
+        tests=(ACCOUNTANTS + "test_trap_02_fixed_size_sampling_is_not_poisson",),
+    ),
+    mutant(
+        "replace-one without the factor 2",
+        ("privacy/pairs.py", 'sigma / (2 if relation == "replace-one" else 1)', "sigma"),
+        tests=(ACCOUNTANTS + "test_trap_01_replace_one_doubles_the_sensitivity",),
+    ),
+    mutant(
+        "Poisson under replace-one accounted as add-remove",
+        (
+            "privacy/pairs.py",
+            '"replace" if relation == "replace-one" else "apart")\n    return',
+            '"apart")\n    return',
+        ),
+        tests=(ACCOUNTANTS + "test_poisson_replace_one_pair_is_the_antipodal_mixture",),
+    ),
+    mutant(
+        "δ′ ignored by the accountant",
+        ("privacy/accountants.py", "math.fsum(r.count * r.delta_prime for r in releases)", "0.0"),
+        tests=(ACCOUNTANTS + "test_the_distance_to_the_ideal_is_charged_with_both_of_its_sides",),
+    ),
+    mutant(
+        "δ′ not declared by the mechanism",
+        ("mechanism.py", "sampling or Sampling.none(), self.delta_prime)", "sampling or Sampling.none())"),
+        tests=(MECHANISM + "test_what_runs_is_what_is_accounted",),
+    ),
+    # --- protocol
+    mutant(
+        "an answer computed and noised twice",
+        (
+            "client.py",
+            "        if last is not None:\n            answered",
+            "        if last is not None and False:\n            answered",
+        ),
+        tests=(ANSWERED_ONCE,),
+    ),
+    mutant(
+        "another question answered with another noise",
+        ("client.py", "            if round_id <= answered:", "            if round_id < answered:"),
+        tests=(ANSWERED_ONCE,),
+    ),
+    mutant(
+        "survivor set not checked against the one that was signed",
+        (
+            "sealing/masking.py",
+            "if decided.survivors is not None and decided.survivors != survivors:",
+            "if False:",
+        ),
+        tests=(
+            REFUSALS + "test_two_survivor_sets_are_refused",
+            REFUSALS + "test_both_kinds_of_share_of_one_client_are_refused",
+        ),
+    ),
+    mutant(
+        "same values opened under another survivor set in a retry",
+        ("sealing/masking.py", "if opened and alike and", "if False and"),
+        tests=(REFUSALS + "test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets",),
+    ),
+    mutant(
+        "values rounded anew taken for another contribution",
+        (
+            "sealing/masking.py",
+            " or (number.number == round.number and not self._fresh_noise)",
+            "",
+        ),
+        tests=(
+            REFUSALS + "test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets",
+            CHEATING + "test_the_same_round_is_not_opened_again_without_one_client",
+        ),
+    ),
+    mutant(
+        "masks not bound to the question",
+        (
+            "sealing/masking_messages.py",
+            "round.number, round.attempt, question)",
+            "round.number, round.attempt)",
+        ),
+        tests=(
+            REFUSALS + "test_parties_that_answer_different_questions_sum_to_noise",
+            CHEATING + "test_others_cannot_be_made_to_contribute_nothing",
+        ),
+    ),
+    mutant(
+        "other words masked in the same slot",
+        (
+            "sealing/masking.py",
+            "elif not hmac.compare_digest(decided.tag, tag) or decided.question != _padded(question):",
+            "elif False:",
+        ),
+        tests=(REFUSALS + "test_a_slot_masks_one_value_only",),
+    ),
+    mutant(
+        "unmasking without the signatures of a threshold",
+        (
+            "sealing/masking.py",
+            "among=epoch.shares, fewest=self._threshold)",
+            "among=epoch.shares, fewest=0)",
+        ),
+        tests=(REFUSALS + "test_unmasking_needs_the_signatures_of_a_threshold",),
+    ),
+)

@@ -11,7 +11,7 @@ doesn't rely on it: one record a pass, no padding.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -67,6 +67,11 @@ class FrozenPrefix:
         )
         self._context = hashlib.sha256(repr(facts).encode()).digest()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the cache keeps nothing more."""
+        return self._cache.is_full
+
     def key(self, sequence: TokenSequence) -> bytes:
         """The cache key of a sequence, 32 bytes."""
         return hashlib.sha256(self._context + sequence.inputs.astype("<i8").tobytes()).digest()
@@ -82,6 +87,26 @@ class FrozenPrefix:
                 self._cache.put(key, data)
         return [found[key] for key in keys]
 
+    def warm(self, sequences: Sequence[TokenSequence], spare: Iterable[TokenSequence]) -> None:
+        """Computes what the cache lacks of ``sequences``, and fills the last groups up with some of ``spare``."""
+        missing = {key: s for s in sequences if (key := self.key(s)) not in self._cache}
+        if not missing:
+            return
+        places: Counter[int] = Counter()
+        if not self._alone:
+            for width, count in Counter(map(_width, missing.values())).items():
+                places[width] = -count % max(1, GROUP_TOKENS // width)
+        for sequence in spare:
+            if not +places:
+                break
+            width = _width(sequence)
+            if places[width] > 0 and (key := self.key(sequence)) not in self._cache and key not in missing:
+                missing[key] = sequence
+                places[width] -= 1
+        for group, width in self._groups(missing.items()):
+            for (key, _), data in zip(group, self._compute([s for _, s in group], width), strict=True):
+                self._cache.put(key, data)
+
     def padded(self, states: Sequence[Bytes]) -> Tensor:
         """States of several sequences as one tensor [b, T, H] on the model's device, padded with zeros."""
         dtype, width = self._decoder.dtype, self._decoder.hidden_size
@@ -96,7 +121,7 @@ class FrozenPrefix:
     ) -> Iterable[tuple[list[tuple[bytes, TokenSequence]], int]]:
         by_width: defaultdict[int, list[tuple[bytes, TokenSequence]]] = defaultdict(list)
         for key, sequence in missing:
-            by_width[-(-len(sequence) // LENGTH_STEP) * LENGTH_STEP].append((key, sequence))
+            by_width[_width(sequence)].append((key, sequence))
         for width, members in sorted(by_width.items()):
             size = 1 if self._alone else max(1, GROUP_TOKENS // width)
             for start in range(0, len(members), size):
@@ -112,3 +137,8 @@ class FrozenPrefix:
         hidden = self._decoder.prefix(torch.from_numpy(ids).to(self._decoder.device)).cpu()
         rows = [hidden[i, : len(sequence)] for i, sequence in enumerate(group)]
         return [row.contiguous().view(-1).view(torch.uint8).numpy() for row in rows]
+
+
+def _width(sequence: TokenSequence) -> int:
+    """Length to which a sequence is padded."""
+    return -(-len(sequence) // LENGTH_STEP) * LENGTH_STEP

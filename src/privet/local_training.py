@@ -27,6 +27,9 @@ class MeanGradient(Protocol):
     def set_flat(self, flat: Vector) -> None:
         """Takes ``flat``, float32 [D], as the trained values."""
 
+    def warm(self, examples: Sequence[ExampleLike], spare: Sequence[ExampleLike]) -> None:
+        """Is told which records come next, and which may come later, to prepare many of them together."""
+
     def mean_gradient(self, examples: Sequence[ExampleLike], micro_batch: int = 32) -> tuple[Vector, float]:
         """Mean gradient, float32 [D], and mean loss of the records."""
 
@@ -75,7 +78,9 @@ def train_locally(
     """
     values = np.array(flat, np.float32)
     first, second = np.zeros_like(values), np.zeros_like(values)
-    batches = islice(_batches(len(examples), local.batch_size, seed), local.steps)
+    batches = list(islice(_batches(len(examples), local.batch_size, seed), local.steps))
+    # The frozen layers take whole groups of records: a batch by itself would leave most of a group empty.
+    trainer.warm([examples[i] for i in sorted({int(i) for batch in batches for i in batch})], examples)
     for number, batch in enumerate(batches, start=1):
         trainer.set_flat(values)
         gradient, _ = trainer.mean_gradient([examples[i] for i in batch], micro_batch)

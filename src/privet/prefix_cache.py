@@ -70,6 +70,13 @@ class PrefixCache:
         return self._in_memory
 
     @property
+    def is_full(self) -> bool:
+        """Whether neither memory nor folder has room for another entry of 1 MiB."""
+        more = 1 << 20
+        on_disk = self._directory is not None and self.bytes_on_disk + more <= self.disk_bytes
+        return not on_disk and self._in_memory + more > self.memory_bytes
+
+    @property
     def bytes_on_disk(self) -> int:
         """Bytes of the segments' data."""
         return sum(segment.size for segment in self._segments)

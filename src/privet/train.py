@@ -102,10 +102,16 @@ class Backbone:
         self._adapters.detach()
         causal_attention.put_back(self._decoder.model)
 
-    def warm(self, examples: Sequence[ExampleLike]) -> None:
-        """Computes what the cache lacks of these records ahead of time; without a cache, nothing happens."""
-        for _ in self._windows([s for s in map(TokenSequence.of, examples) if len(s)], len(examples)):
-            pass
+    def warm(self, examples: Sequence[ExampleLike], spare: Sequence[ExampleLike] = ()) -> None:
+        """Computes what the cache lacks of these records ahead of time; does nothing where it could not be kept.
+
+        Args:
+            examples: The records.
+            spare: Records that take the places which those leave empty in the last passes.
+        """
+        if self._prefix is not None and not self._prefix.is_full:
+            sequences = [s for s in map(TokenSequence.of, examples) if len(s)]
+            self._prefix.warm(sequences, (s for s in map(TokenSequence.of, spare) if len(s)))
 
     def per_unit_gradients(
         self, examples: Sequence[ExampleLike], micro_batch: int

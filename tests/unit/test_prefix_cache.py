@@ -125,6 +125,37 @@ def test_states_have_the_same_bits_in_any_company(dtype: torch.dtype) -> None:
     assert [data.tobytes() for data in one_by_one] == [data.tobytes() for data in together]
 
 
+def test_warming_fills_groups_up_with_spare_records_and_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    original = Decoder.prefix
+
+    def noted(self: Decoder, ids: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return original(self, ids)
+
+    model, asked, spare = make_model(), sequences([9, 12, 30]), sequences([40, 10, *[7] * 40, *[20] * 3], 1)
+    warmed = prefix(model)
+    monkeypatch.setattr(Decoder, "prefix", noted)
+    warmed.warm(asked, iter(spare))
+    # 32 places of 16 tokens of which 2 are asked for, 16 of 32 tokens with 1: the spare ones get the rest, in order.
+    assert sorted(shapes) == [(16, 32), (32, 16)]
+    kept = [s for s in spare if warmed.key(s) in warmed._cache]
+    assert kept == [*spare[1:31], *spare[-3:]]
+    shapes.clear()
+    warmed.warm(asked, iter(spare))
+    found = warmed.states([*asked, *kept])
+    assert not shapes
+    assert [d.tobytes() for d in found] == [d.tobytes() for d in prefix(model).states([*asked, *kept])]
+
+
+def test_warming_stops_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone(make_model(), spec(layers=1), cache=PrefixCache(memory_bytes=1000))
+    monkeypatch.setattr(Decoder, "prefix", lambda *_: pytest.fail("was computed"))
+    backbone.warm(make_cases([9, 12]))
+
+
 def test_alone_every_record_passes_by_itself_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
     original = Decoder.prefix

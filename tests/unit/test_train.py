@@ -321,6 +321,9 @@ class Recorder:
     def set_flat(self, flat: NDArray[np.float32]) -> None:
         self.values = flat.copy()
 
+    def warm(self, examples: Sequence[Any], spare: Sequence[Any]) -> None:
+        self.warmed = ([example.id for example in examples], [example.id for example in spare])
+
     def mean_gradient(
         self, examples: Sequence[Any], micro_batch: int = 32
     ) -> tuple[NDArray[np.float32], float]:
@@ -340,6 +343,10 @@ def test_local_training_sees_every_record_once_a_pass_in_the_seed_s_order() -> N
     first, second = ([*chain.from_iterable(runs[0][i : i + 3])] for i in (0, 3))
     assert sorted(first) == sorted(second) == sorted(case.id for case in cases)
     assert first != second
+    short = Recorder()
+    train_locally(short, np.zeros(2, np.float32), cases, local(steps=1), b"a" * 32)
+    assert sorted(short.warmed[0]) == sorted(short.batches[0])  # and all others as spare
+    assert short.warmed[1] == [case.id for case in cases]
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])

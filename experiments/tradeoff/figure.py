@@ -61,18 +61,12 @@ def _curve(axis: Axes, results: Results) -> None:
     )
     for f in points:
         axis.scatter([f.setup.noise] * len(f.nll), f.nll, s=9, color=BLUE, alpha=0.45, zorder=3)
-    pairs = {
-        "hedge at rate 5": (ORANGE, "D", "hedge at rate 5"),
-        "central DP-SGD at rate 5": (RED, "^", "central DP-SGD"),
-    }
-    for shift, (family, (colour, marker, label)) in zip((0.90, 1.11), pairs.items(), strict=True):
-        if (family, 0.424) in results:
-            f = results[family, 0.424]
-            at, shown_label = 0.424 * shift, f"{label}, {len(f.rows)} seeds"
-            axis.errorbar(
-                [at], [f.loss().value], yerr=[f.loss().over_seeds or 0.0], color=colour, marker=marker, ms=5,
-                capsize=3, linestyle="none", label=shown_label,
-            )  # fmt: skip
+    if ("central DP-SGD", 0.424) in results:
+        f = results["central DP-SGD", 0.424]
+        axis.errorbar(
+            [0.424 * 1.11], [f.loss().value], yerr=[f.loss().over_seeds or 0.0], color=RED, marker="^", ms=5,
+            capsize=3, linestyle="none", label=f"central DP-SGD, {len(f.rows)} seeds",
+        )  # fmt: skip
     axis.legend(fontsize=7.5, frameon=False, loc="lower right")
     lines = {
         ("zero-shot", None): (GREY, "zero-shot"),

@@ -223,7 +223,7 @@ def main() -> None:
     for task in study["tasks"]:
         print(f"\n## {task}\n")
         print("\n".join(table(results, task)))
-    hedge, central = (results.get((name, 0.424)) for name in ("hedge at rate 5", "central DP-SGD at rate 5"))
+    hedge, central = (results.get((name, 0.424)) for name in ("hedge", "central DP-SGD"))
     if hedge and central and (gap := paired(hedge, central)):
         print(
             f"\nhedge - central: {gap.mean:+.4f}, 90 % interval [{gap.low:+.4f}, {gap.high:+.4f}] over {gap.pairs} "

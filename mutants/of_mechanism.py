@@ -6,6 +6,7 @@ from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
     BATCHES,
     CHARGED_NOISE,
+    COMPANY,
     EMPTY_ROUND,
     EQUALITY,
     FIXED_POINT,
@@ -17,6 +18,7 @@ from mutants.tests_that_notice import (
     ORDER,
     PUBLIC_CONSTANT,
     SAME_IN_EVERY_BATCH,
+    UNSHARED,
     VISIBLE,
 )
 
@@ -185,5 +187,34 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
             "        sampled = [place.examples[i] for i in order.permutation(len(place.examples))[:size]]",
         ),
         tests=(BATCHES,),
+    ),
+    # --- company
+    mutant(
+        "a record's last micro-batch as small as what is left",
+        (
+            "sequences.py",
+            "ids = np.zeros((len(sequences) if shape is None else shape.rows, width), np.int64)",
+            "ids = np.zeros((len(sequences), width), np.int64)",
+        ),
+        (
+            "sequences.py",
+            "dummies = shape.rows - len(sequences)",
+            "dummies = 0",
+        ),
+        (
+            "frozen_prefix.py",
+            "size = (len(words), max(map(len, words))) if shape is None else (shape.rows, shape.width)",
+            "size = (len(words), max(map(len, words))) if shape is None else (len(words), shape.width)",
+        ),
+        tests=(COMPANY,),
+    ),
+    mutant(
+        "shapes shared untried",
+        (
+            "train.py",
+            "self._shares[shape] = shape.rows > 1 and self._keeps_bits(shape)",
+            "self._shares[shape] = shape.rows > 1",
+        ),
+        tests=(UNSHARED,),
     ),
 )

@@ -33,3 +33,5 @@ STAGES_CHARGED = TWO_STAGES + "test_trap_11_every_opened_sum_is_in_the_ledger_by
 STAGE_NOISE = TWO_STAGES + "test_trap_11_the_noise_of_each_stage_is_what_it_is_charged_for"
 STAGES_CALIBRATED = "tests/unit/test_dr_encoder.py::test_both_stages_are_calibrated_together"
 VISIBLE = CANARIES + "test_trap_09_canaries_are_as_visible_as_the_ledger_says"
+COMPANY = "tests/unit/test_train.py::test_a_record_s_gradient_has_the_same_bits_in_any_company"
+UNSHARED = "tests/unit/test_train.py::test_a_shape_that_keeps_no_bits_is_not_shared"

@@ -7,8 +7,8 @@ seconds.
 * ``peft``: what a user of peft writes, ``model(input_ids, labels=labels).loss.backward()`` and AdamW.
 * ``ours``: mean gradient through `Backbone` and AdamW on the flat vector; ``uncached`` or ``cached`` lower
   layers.
-* ``private``: per-record gradients, clipped, rounded to the grid in exact integers, summed, noised, then the
-  same step.
+* ``private``: per-record gradients in shapes that their own length fixes, as by default where the unit is a
+  record, clipped, rounded to the grid in exact integers, summed, noised, then the same step.
 
 Cached paths are measured once the cache is full, as in every pass over the records but the first; what
 filling it costs is in ``fill``. Supervision decides how much the head costs, so both kinds are measured:
@@ -145,8 +145,7 @@ def _measure(
         paths: dict[str, Step] = {"peft": peft_step(supervision)}
         for name, backbone in ours.items():
             paths[f"ours, {name}"] = _plain_step(backbone, batches)
-            paths[f"ours, {name}, private"] = _private_step(backbone, batches, work.batch)
-        paths["ours, cached, one record at a time, private"] = _private_step(ours["cached"], batches, 1)
+            paths[f"ours, {name}, private"] = _private_step(backbone, batches)
         observe(f"measuring {len(paths)} paths, {supervision} supervised")
         rows += _rows(_interleaved(paths, work.repeats), supervision, work)
     return {
@@ -222,20 +221,22 @@ def _plain_step(backbone: Backbone, batches: Sequence[Sequence[Example]]) -> Ste
     state = _State(backbone)
 
     def step(number: int) -> None:
+        backbone.deterministic_units = False
         gradient, _ = backbone.mean_gradient(batches[number % BATCHES], len(batches[0]))
         state.move(-gradient)
 
     return step
 
 
-def _private_step(backbone: Backbone, batches: Sequence[Sequence[Example]], micro_batch: int) -> Step:
+def _private_step(backbone: Backbone, batches: Sequence[Sequence[Example]]) -> Step:
     state = _State(backbone)
     mechanism = GaussianMechanism(clip_norm=1.0, noise_multiplier=1.0, dimension=backbone.dimension)
     grid, root = mechanism.grid, bytes(32)
 
     def step(number: int) -> None:
         total = np.zeros(backbone.dimension, np.int64)
-        for ids, gradients in backbone.per_unit_gradients(batches[number % BATCHES], micro_batch):
+        backbone.deterministic_units = True
+        for ids, gradients in backbone.per_unit_gradients(batches[number % BATCHES], len(batches[0])):
             clipped, _ = clip_rows(gradients, mechanism.clip_norm)
             # Fixed keys: what is measured here is never released.
             total += round_units(clipped, grid, [derive(root, "unit", name) for name in ids]).sum(axis=0)

@@ -232,8 +232,8 @@ class EngineConfig(Section):
     )
     deterministic_units: bool | None = Field(
         None,
-        description="One record at a time: gradients do not depend on the batch they are computed in, so the "
-        "sensitivity of a sum of records is exact. Takes up to three times as long. When absent: `true` where "
+        description="Compute each record in a shape that its own length fixes: gradients do not depend on the batch "
+        "they are computed in, so the sensitivity of a sum of records is exact. When absent: `true` where "
         "privacy.unit is `record`, else `false`.",
     )
     diagnostics: bool = Field(
@@ -277,7 +277,7 @@ class Config(Section):
 
     @property
     def deterministic_units(self) -> bool:
-        """Whether every record passes through the model alone: as asked, else where the unit is a record."""
+        """Whether a record's gradient has the same bits in any company: as asked, else where the unit is a record."""
         if self.engine.deterministic_units is not None:
             return self.engine.deterministic_units
         return self.privacy is not None and self.privacy.unit == "record"

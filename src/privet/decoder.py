@@ -112,6 +112,11 @@ class Decoder:
         """Width H of the hidden states."""
         return int(self.model.config.get_text_config().hidden_size)
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     def whole(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """Last hidden states, ready for the head.
 

@@ -4,8 +4,8 @@ Matrix products in bfloat16 give a row other bits when it is computed among anot
 with oneDNN on AMX and on AVX-512). So that a cached state doesn't depend on which records happened to be
 missing with it, states are always computed in a shape that the record's own length fixes: padded to a
 multiple of 16, in groups filled up to about 512 tokens. With the same shape, threads, machine and library a
-record's bits were the same in any company (`tests/unit/test_prefix_cache.py` watches this). ``alone=True``
-doesn't rely on it: one record a pass, no padding.
+record's bits are the same in any company on the machines that were tried; `privet.company` tries it where it runs,
+and where it fails every record passes by itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privet.company import Rows, bytes_of, keeps_bits
 from privet.decoder import Decoder
 from privet.prefix_cache import Bytes, PrefixCache
-from privet.sequences import TokenSequence
+from privet.sequences import LENGTH_STEP, Shape, TokenSequence, padded_length
 
 GROUP_TOKENS = 512
-LENGTH_STEP = 16
 _WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -46,13 +46,11 @@ class FrozenPrefix:
         decoder: Must be able to run in two parts.
         cache: Where states are kept. Several prefixes may share one: keys tell them apart.
         tokenizer: Names the tokenizer; token ids mean nothing without it.
-        alone: Compute each record by itself, without padding.
     """
 
-    def __init__(
-        self, decoder: Decoder, cache: PrefixCache, *, tokenizer: str = "", alone: bool = False
-    ) -> None:
-        self._decoder, self._cache, self._alone = decoder, cache, alone
+    def __init__(self, decoder: Decoder, cache: PrefixCache, *, tokenizer: str = "") -> None:
+        self._decoder, self._cache = decoder, cache
+        self._rows: dict[int, int] = {}
         facts = (
             model_fingerprint(decoder.model),
             tokenizer,
@@ -63,7 +61,7 @@ class FrozenPrefix:
             torch.__version__,
             torch.backends.cpu.get_cpu_capability(),
             torch.get_num_threads(),
-            "alone" if alone else f"{GROUP_TOKENS}/{LENGTH_STEP}",
+            f"{GROUP_TOKENS}/{LENGTH_STEP}",
         )
         self._context = hashlib.sha256(repr(facts).encode()).digest()
 
@@ -93,13 +91,12 @@ class FrozenPrefix:
         if not missing:
             return
         places: Counter[int] = Counter()
-        if not self._alone:
-            for width, count in Counter(map(_width, missing.values())).items():
-                places[width] = -count % max(1, GROUP_TOKENS // width)
+        for width, count in Counter(padded_length(len(s)) for s in missing.values()).items():
+            places[width] = -count % self._rows_of(width)
         for sequence in spare:
             if not +places:
                 break
-            width = _width(sequence)
+            width = padded_length(len(sequence))
             if places[width] > 0 and (key := self.key(sequence)) not in self._cache and key not in missing:
                 missing[key] = sequence
                 places[width] -= 1
@@ -107,12 +104,18 @@ class FrozenPrefix:
             for (key, _), data in zip(group, self._compute([s for _, s in group], width), strict=True):
                 self._cache.put(key, data)
 
-    def padded(self, states: Sequence[Bytes]) -> Tensor:
-        """States of several sequences as one tensor [b, T, H] on the model's device, padded with zeros."""
+    def padded(self, states: Sequence[Bytes], shape: Shape | None = None) -> Tensor:
+        """States of several sequences as one tensor [b, T, H] on the model's device, padded with zeros.
+
+        Args:
+            states: Of each sequence.
+            shape: [rows, width] to fill; absent, as many rows as sequences and as wide as the longest.
+        """
         dtype, width = self._decoder.dtype, self._decoder.hidden_size
         words = [data.view(_WORDS[dtype.itemsize]).reshape(-1, width) for data in states]
-        whole = np.zeros((len(words), max(map(len, words)), width), words[0].dtype)
-        for row, part in zip(whole, words, strict=True):
+        size = (len(words), max(map(len, words))) if shape is None else (shape.rows, shape.width)
+        whole = np.zeros((*size, width), words[0].dtype)
+        for row, part in zip(whole, words, strict=False):
             row[: len(part)] = part
         return torch.from_numpy(whole).view(dtype).to(self._decoder.device)
 
@@ -121,24 +124,33 @@ class FrozenPrefix:
     ) -> Iterable[tuple[list[tuple[bytes, TokenSequence]], int]]:
         by_width: defaultdict[int, list[tuple[bytes, TokenSequence]]] = defaultdict(list)
         for key, sequence in missing:
-            by_width[_width(sequence)].append((key, sequence))
+            by_width[padded_length(len(sequence))].append((key, sequence))
         for width, members in sorted(by_width.items()):
-            size = 1 if self._alone else max(1, GROUP_TOKENS // width)
+            size = self._rows_of(width)
             for start in range(0, len(members), size):
                 yield members[start : start + size], width
 
     def _compute(self, group: Sequence[TokenSequence], width: int) -> list[Bytes]:
-        if self._alone:
-            ids: NDArray[np.int64] = group[0].inputs[None, :]
-        else:
-            ids = np.zeros((max(1, GROUP_TOKENS // width), width), np.int64)
-            for row, sequence in zip(ids, group, strict=False):
-                row[: len(sequence)] = sequence.inputs
-        hidden = self._decoder.prefix(torch.from_numpy(ids).to(self._decoder.device)).cpu()
+        ids: NDArray[np.int64] = np.zeros((self._rows_of(width), width), np.int64)
+        for row, sequence in zip(ids, group, strict=False):
+            row[: len(sequence)] = sequence.inputs
+        hidden = self._run(ids)
         rows = [hidden[i, : len(sequence)] for i, sequence in enumerate(group)]
         return [row.contiguous().view(-1).view(torch.uint8).numpy() for row in rows]
 
+    def _run(self, ids: NDArray[np.int64]) -> Tensor:
+        return self._decoder.prefix(torch.from_numpy(ids).to(self._decoder.device)).cpu()
 
-def _width(sequence: TokenSequence) -> int:
-    """Length to which a sequence is padded."""
-    return -(-len(sequence) // LENGTH_STEP) * LENGTH_STEP
+    def _rows_of(self, width: int) -> int:
+        """Rows of a pass of this width: one, where rows do not keep their bits in company."""
+        if width not in self._rows:
+            rows = max(1, GROUP_TOKENS // width)
+            made_up = np.random.default_rng(width).integers(0, self._decoder.vocabulary, (rows + 1, width))
+            made_up[-1] = 0
+
+            def run(order: list[int]) -> Rows:
+                hidden = self._run(made_up[order]).contiguous()
+                return bytes_of(hidden.view(-1).view(torch.uint8).numpy().reshape(rows, -1))
+
+            self._rows[width] = rows if rows > 1 and keeps_bits(run, rows) else 1
+        return self._rows[width]

@@ -7,8 +7,9 @@ alone.
 What the bits of a gradient depend on: the machine, the library, the number of threads, and which records
 share its micro-batch (matrix products round differently for other shapes). Micro-batches are a function of
 the *set* of records asked for, so the same call gives the same bits, with a cache or after a restart.
-``deterministic_units=True`` takes the other records out of it: every record passes alone and unpadded, so its
-gradient is the same in any batch and at any silo, at about a third of the speed.
+``deterministic_units=True`` takes the other records out of it: every record passes in a shape that its own
+length fixes (`privet.sequences.Shape`), so its gradient is the same in any batch and at any silo. Where a shape
+does not keep bits in company (`privet.company` tries it), its records pass one by one.
 
 Runs where the base model is, on a CPU or a GPU; it is tested on CPUs only. A GPU's atomics may reorder sums.
 """
@@ -16,6 +17,7 @@ Runs where the base model is, on a CPU or a GPU; it is tested on CPUs only. A GP
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privet import causal_attention
+from privet.company import Rows, bytes_of, keeps_bits
 from privet.decoder import Decoder
 from privet.errors import PrivetError
 from privet.frozen_prefix import FrozenPrefix
@@ -32,7 +35,14 @@ from privet.local_training import LocalSteps, train_locally
 from privet.lora import AdapterLayout, LoraSpec, Vector
 from privet.lora_layers import attach
 from privet.prefix_cache import PrefixCache
-from privet.sequences import ExampleLike, MicroBatch, TokenSequence, micro_batches
+from privet.sequences import (
+    ExampleLike,
+    MicroBatch,
+    Shape,
+    TokenSequence,
+    groups_of_one_shape,
+    micro_batches,
+)
 
 WINDOW_TOKENS = 16_384
 """Tokens whose cached hidden states are held at once: 19 MB for SmolLM2, 134 MB for a 7B model."""
@@ -46,7 +56,7 @@ class Backbone:
         spec: The adapters.
         cache: Keeps what the layers below the adapters compute; ``None`` computes it each time.
         tokenizer: Names the tokenizer for the cache's keys.
-        deterministic_units: One record a pass; see the module's text.
+        deterministic_units: Shapes fixed by each record's own length; see the module's text.
         max_tokens: Tokens in one pass, padding included; bounds memory.
         answers: Tokens that a supervised token is compared with in training; ``None`` compares with the whole
             vocabulary. For a task with choices the gradient then says which choice, not that it is one of
@@ -82,7 +92,8 @@ class Backbone:
         self._prefix: FrozenPrefix | None = None
         self.uncached_reason = "no cache was given" if cache is None else self._decoder.whole_reason
         if cache is not None and self._decoder.whole_reason is None:
-            self._prefix = FrozenPrefix(self._decoder, cache, tokenizer=tokenizer, alone=deterministic_units)
+            self._prefix = FrozenPrefix(self._decoder, cache, tokenizer=tokenizer)
+        self._shares: dict[Shape, bool] = {}
 
     @property
     def dimension(self) -> int:
@@ -130,9 +141,7 @@ class Backbone:
             if batch is None:
                 yield names, np.zeros((len(names), self.dimension), np.float32)
             else:
-                rows = torch.zeros(len(names), self.dimension, device=self._decoder.device)
-                self._backward(batch, states, rows, "per_unit")
-                yield names, rows.cpu().numpy()
+                yield names, self._gradients(batch, states)[: len(names)]
 
     def mean_gradient(self, examples: Sequence[ExampleLike], micro_batch: int = 32) -> tuple[Vector, float]:
         """Mean of the gradients that `per_unit_gradients` gives, never held apart; not private.
@@ -206,9 +215,8 @@ class Backbone:
         places = {id(sequence): i for i, sequence in enumerate(sequences)}
         with torch.no_grad():
             for batch, states in self._windows([s for s in sequences if len(s)], micro_batch):
-                values = (
-                    self._decoder.head.nll(*self._supervised(batch, self._last(batch, states))).cpu().numpy()
-                )
+                hidden, labels = self._supervised(batch, self._last(batch, states))
+                values = self._decoder.head.nll(hidden, labels).cpu().numpy()
                 ends = np.cumsum([len(s.positions) for s in batch.sequences])
                 for sequence, part in zip(batch.sequences, np.split(values, ends[:-1]), strict=True):
                     found[places[id(sequence)]] = part
@@ -221,25 +229,65 @@ class Backbone:
         empty = [s.id for s in sequences if not len(s)]
         for start in range(0, len(empty), micro_batch):
             yield tuple(empty[start : start + micro_batch]), None, None
-        for batch, states in self._windows([s for s in sequences if len(s)], micro_batch):
+        filled = [s for s in sequences if len(s)]
+        for batch, states in self._windows(filled, micro_batch, fixed=self.deterministic_units):
             yield tuple(s.id for s in batch.sequences), batch, states
 
     def _windows(
-        self, sequences: Sequence[TokenSequence], micro_batch: int
+        self, sequences: Sequence[TokenSequence], micro_batch: int, *, fixed: bool = False
     ) -> Iterator[tuple[MicroBatch, Tensor | None]]:
         """Micro-batches with cached states; missing ones are computed for many micro-batches together."""
-        records = 1 if self.deterministic_units else micro_batch
-        groups = list(micro_batches(sequences, records, self.max_tokens))
+        groups: list[tuple[Shape | None, list[TokenSequence]]]
+        if fixed:
+            groups = list(groups_of_one_shape(sequences, lambda s: self._shape_of(s, micro_batch)))
+        else:
+            groups = [(None, group) for group in micro_batches(sequences, micro_batch, self.max_tokens)]
         if self._prefix is None:
-            for group in groups:
-                yield MicroBatch.of(group), None
+            for shape, group in groups:
+                yield MicroBatch.of(group, shape), None
             return
-        before = np.cumsum([0] + [sum(len(s) for s in group) for group in groups])
+        before = np.cumsum([0] + [sum(len(s) for s in group) for _, group in groups])
         numbered = groupby(range(len(groups)), key=lambda i: int(before[i]) // WINDOW_TOKENS)
         for window in ([groups[i] for i in numbers] for _, numbers in numbered):
-            states = iter(self._prefix.states([s for group in window for s in group]))
-            for group in window:
-                yield MicroBatch.of(group), self._prefix.padded([next(states) for _ in group])
+            states = iter(self._prefix.states([s for _, group in window for s in group]))
+            for shape, group in window:
+                yield MicroBatch.of(group, shape), self._prefix.padded([next(states) for _ in group], shape)
+
+    def _shape_of(self, sequence: TokenSequence, micro_batch: int) -> Shape:
+        """The shape a record passes in: one of one row, where rows do not keep their bits in company."""
+        shape = Shape.of(sequence, micro_batch)
+        if shape not in self._shares:
+            self._shares[shape] = shape.rows > 1 and self._keeps_bits(shape)
+        return shape if self._shares[shape] else replace(shape, rows=1)
+
+    def _keeps_bits(self, shape: Shape) -> bool:
+        generator = np.random.default_rng(shape.width)
+        ids = generator.integers(0, self._decoder.vocabulary, (shape.rows + 1, shape.width))
+        positions = np.arange(shape.width - shape.targets, shape.width)
+        label = self._answers[-1] if self._answers else 0
+        labels = np.full(shape.targets, label)
+        made_up = [TokenSequence(str(i), row, positions, labels) for i, row in enumerate(ids)]
+        # As large as hidden states are after a norm; the last row is a dummy.
+        states = generator.standard_normal((len(ids), shape.width, self._decoder.hidden_size), np.float32)
+        states[-1] = 0.0
+        hidden = torch.from_numpy(states).to(self._decoder.device, self._decoder.dtype)
+
+        def run(order: list[int]) -> Rows:
+            batch = MicroBatch.of([made_up[i] for i in order], shape)
+            return bytes_of(self._gradients(batch, None if self._prefix is None else hidden[order]))
+
+        before = self._adapters.flat.clone()
+        try:
+            # At B = 0, where a run starts, half of the products would be zero whatever the order of sums.
+            self.set_flat(generator.standard_normal(self.dimension).astype(np.float32) * 0.05)
+            return keeps_bits(run, shape.rows)
+        finally:
+            self._adapters.flat.copy_(before)
+
+    def _gradients(self, batch: MicroBatch, states: Tensor | None) -> Vector:
+        rows = torch.zeros(len(batch.ids), self.dimension, device=self._decoder.device)
+        self._backward(batch, states, rows, "per_unit")
+        return rows.cpu().numpy()
 
     def _last(self, batch: MicroBatch, states: Tensor | None) -> Tensor:
         where = torch.from_numpy(batch.where).to(self._decoder.device)
@@ -275,13 +323,12 @@ class Backbone:
             with torch.enable_grad():
                 last = self._last(batch, states)
             hidden, labels = self._supervised(batch, last)
-            weights = batch.weights
             nll, gradient = self._trained_head.nll_and_gradient(
-                hidden, self._among_answers(labels), torch.from_numpy(weights).to(last.device)
+                hidden, self._among_answers(labels), torch.from_numpy(batch.weights).to(last.device)
             )
             full = torch.zeros_like(last).flatten(0, 1)
             full[torch.from_numpy(batch.where).to(last.device)] = gradient
             torch.autograd.backward(last, full.view_as(last))
         finally:
             sink.mode, sink.rows = "off", torch.empty(0, 0)
-        return batch.per_record(nll.cpu().numpy(), weights)
+        return batch.per_record(nll.cpu().numpy())

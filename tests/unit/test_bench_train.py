@@ -40,7 +40,6 @@ def test_every_path_is_measured_and_set_beside_peft(monkeypatch: pytest.MonkeyPa
     paths = [
         "peft",
         *(f"ours, {kind}{private}" for kind in ("uncached", "cached") for private in ("", ", private")),
-        "ours, cached, one record at a time, private",
     ]
     assert [(row["supervision"], row["path"]) for row in found["rows"]] == [
         (supervision, path) for supervision in ("answer", "full") for path in paths

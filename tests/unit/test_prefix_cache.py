@@ -138,6 +138,7 @@ def test_warming_fills_groups_up_with_spare_records_and_changes_no_bit(
     model, asked, spare = make_model(), sequences([9, 12, 30]), sequences([40, 10, *[7] * 40, *[20] * 3], 1)
     warmed = prefix(model)
     monkeypatch.setattr(Decoder, "prefix", noted)
+    monkeypatch.setattr("privet.frozen_prefix.keeps_bits", lambda run, rows: True)
     warmed.warm(asked, iter(spare))
     # 32 places of 16 tokens of which 2 are asked for, 16 of 32 tokens with 1: the spare ones get the rest, in order.
     assert sorted(shapes) == [(16, 32), (32, 16)]
@@ -156,7 +157,9 @@ def test_warming_stops_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch
     backbone.warm(make_cases([9, 12]))
 
 
-def test_alone_every_record_passes_by_itself_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_rows_do_not_keep_their_bits_every_record_passes_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shapes: list[tuple[int, ...]] = []
     original = Decoder.prefix
 
@@ -166,8 +169,9 @@ def test_alone_every_record_passes_by_itself_without_padding(monkeypatch: pytest
 
     backbone = Backbone(make_model(), spec(layers=1), cache=PrefixCache(), deterministic_units=True)
     monkeypatch.setattr(Decoder, "prefix", noted)
-    gradients_by_id(backbone, make_cases([9, 12, 9], answer=1), 8)
-    assert sorted(shapes) == [(1, 8), (1, 8), (1, 11)]
+    monkeypatch.setattr("privet.frozen_prefix.keeps_bits", lambda run, rows: False)
+    gradients_by_id(backbone, make_cases([9, 22, 12], answer=1), 8)
+    assert sorted(shapes) == [(1, 16), (1, 16), (1, 32)]
 
 
 def test_keys_tell_apart_all_that_the_states_depend_on() -> None:
@@ -178,7 +182,6 @@ def test_keys_tell_apart_all_that_the_states_depend_on() -> None:
         prefix(model).key(second),
         prefix(model, 1).key(first),
         prefix(model, tokenizer="another").key(first),
-        prefix(model, alone=True).key(first),
         prefix(make_model(seed=1)).key(first),
         prefix(make_model(dtype=torch.bfloat16)).key(first),
         prefix(make_model("qwen3")).key(first),

@@ -30,7 +30,7 @@ from privet.errors import PrivetError
 from privet.local_training import train_locally
 from privet.lora_layers import GradientSink, LoraLinear
 from privet.prefix_cache import PrefixCache
-from privet.sequences import TokenSequence, micro_batches
+from privet.sequences import MicroBatch, Shape, TokenSequence, groups_of_one_shape, micro_batches
 from privet.train import Backbone
 
 
@@ -185,19 +185,80 @@ def test_trap_08_a_non_finite_record_spoils_its_own_gradient_only(cached: bool) 
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_deterministic_units_have_the_same_bits_in_any_company(dtype: torch.dtype, cached: bool) -> None:
+def test_a_record_s_gradient_has_the_same_bits_in_any_company(dtype: torch.dtype, cached: bool) -> None:
     def backbone() -> Backbone:
         cache = PrefixCache() if cached else None
         made = Backbone(make_model(dtype=dtype), spec(layers=2), cache=cache, deterministic_units=True)
         made.set_flat(random_flat(made))
         return made
 
-    cases = make_cases([33, 9, 5, 17, 12, 5, 3, 30, 31, 32])
+    cases = make_cases([33, 9, 5, 17, 12, 5, 3, 30, 31, 32, 8, 9, 10, 11, 12, 13])
     together = gradients_by_id(backbone(), cases, 8)
     other = backbone()
     for part in ([cases[0]], cases[1:4], cases[:1:-1], cases[::2]):
         for name, row in gradients_by_id(other, part, 8).items():
             assert row.tobytes() == together[name].tobytes()
+
+
+@pytest.mark.parametrize("answer", [None, 1, 3])
+def test_shapes_with_dummies_give_the_gradients_of_free_micro_batches(answer: int | None) -> None:
+    cases = make_cases([33, 9, 5, 17, 12, 5, 30], answer=answer)
+    free, fixed = (Backbone(make_model(), spec(), deterministic_units=fixed) for fixed in (False, True))
+    for backbone in (free, fixed):
+        backbone.set_flat(random_flat(backbone))
+    expected = gradients_by_id(free, cases, 4)
+    for name, row in gradients_by_id(fixed, cases, 4).items():
+        assert relative(row, expected[name]) < 2e-5
+    (mean, loss), (other_mean, other_loss) = (b.mean_gradient(cases, 4) for b in (free, fixed))
+    assert relative(mean, other_mean) < 2e-5
+    assert loss == pytest.approx(other_loss, rel=1e-6)
+
+
+def test_a_shape_that_keeps_no_bits_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    original = Backbone._backward
+
+    def noted(self: Backbone, batch: MicroBatch, *args: Any) -> Any:
+        passes.append(len(batch.ids))
+        return original(self, batch, *args)
+
+    monkeypatch.setattr("privet.train.keeps_bits", lambda run, rows: False)
+    monkeypatch.setattr(Backbone, "_backward", noted)
+    backbone = Backbone(make_model(), spec(), deterministic_units=True)
+    gradients_by_id(backbone, make_cases([9, 9, 12, 20]), 8)
+    assert passes == [1, 1, 1, 1]
+
+
+def test_trying_a_shape_leaves_the_adapter_as_it_was() -> None:
+    backbone = Backbone(make_model(), spec(), deterministic_units=True)
+    flat = random_flat(backbone)
+    backbone.set_flat(flat)
+    gradients_by_id(backbone, make_cases([9, 12]), 8)
+    assert np.array_equal(backbone._adapters.flat.numpy(), flat)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 600), st.integers(1, 600)), min_size=1, max_size=40), st.integers(1, 40)
+)
+def test_a_shape_follows_from_the_record_alone_and_holds_it(sizes: list[tuple[int, int]], most: int) -> None:
+    sequences = [
+        TokenSequence(str(i), np.ones(n, np.int64), np.arange(n - min(n, k), n), np.ones(min(n, k), np.int64))
+        for i, (n, k) in enumerate(sizes)
+    ]
+    groups = list(groups_of_one_shape(sequences, lambda s: Shape.of(s, most)))
+    assert sorted(s.id for _, group in groups for s in group) == sorted(s.id for s in sequences)
+    for shape, group in groups:
+        assert all(Shape.of(s, most) == shape for s in group)
+        assert 1 <= len(group) <= shape.rows <= most
+        assert shape.rows == 1 or shape.rows * shape.width <= 512
+        batch = MicroBatch.of(group, shape)
+        assert batch.ids.shape == (shape.rows, shape.width)
+        assert len(batch.where) == len(set(batch.where.tolist())) == shape.rows * shape.targets
+        assert np.array_equal(np.bincount(batch.owner), np.full(shape.rows, shape.targets))
+        assert np.array_equal(batch.owner, batch.where // shape.width)
+        real = batch.weights > 0
+        assert np.array_equal(batch.labels[real], np.concatenate([s.labels for s in group]))
+        assert real.sum() == sum(len(s.positions) for s in group)
 
 
 def test_the_same_records_give_the_same_bits_whatever_their_order_and_the_cache_s_past() -> None:

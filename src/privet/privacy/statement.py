@@ -34,7 +34,7 @@ NOT_COVERED: tuple[str, ...] = (
 SHARED_ARITHMETIC = (
     "Arithmetic: within its rounding errors a record's gradient depends on the records that share its micro-batch, so "
     "a record that comes or goes also moves what others contribute, and the sensitivity counts its own contribution "
-    "only. `engine.deterministic_units: true` computes every record alone."
+    "only. `engine.deterministic_units: true` gives every record the same gradient in any batch."
 )
 """What a record-level sensitivity leaves out where records pass through the model together (docs/training.md)."""
 

@@ -1,0 +1,58 @@
+"""Rows that keep their bits in other company, and rows that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from privet.company import bytes_of, keeps_bits
+
+ROWS = 8
+VALUES = np.random.default_rng(0).standard_normal((ROWS + 1, 5)).astype(np.float32)
+
+
+def sound(order: list[int]) -> NDArray[np.uint8]:
+    return bytes_of(VALUES[order] * np.float32(0.1))
+
+
+def with_the_sum_of_all(order: list[int]) -> NDArray[np.uint8]:
+    rows = VALUES[order]
+    return bytes_of(rows + np.float32(1e-7) * np.abs(rows).sum())
+
+
+def with_its_place(order: list[int]) -> NDArray[np.uint8]:
+    return bytes_of(VALUES[order] * np.linspace(1, 1 + 1e-6, len(order), dtype=np.float32)[:, None])
+
+
+def with_another_end(order: list[int]) -> NDArray[np.uint8]:
+    rows = VALUES[order].copy()
+    rows[-1] *= np.float32(1 + 1e-6)  # the rest of a blocked product, in other instructions
+    return bytes_of(rows)
+
+
+def with_its_neighbour(order: list[int]) -> NDArray[np.uint8]:
+    rows = VALUES[order]
+    return bytes_of(rows + np.float32(1e-6) * np.roll(rows, 1, axis=0))
+
+
+def test_rows_that_depend_on_themselves_alone_keep_their_bits() -> None:
+    assert keeps_bits(sound, ROWS)
+    assert keeps_bits(sound, 2)
+
+
+@pytest.mark.parametrize("run", [with_the_sum_of_all, with_its_place, with_another_end, with_its_neighbour])
+def test_rows_that_depend_on_company_or_place_are_found_out(
+    run: Callable[[list[int]], NDArray[np.uint8]],
+) -> None:
+    assert not keeps_bits(run, ROWS)
+    assert not keeps_bits(run, 2)
+
+
+def test_a_difference_in_one_bit_counts_even_where_numbers_are_equal() -> None:
+    def signed_zero(order: list[int]) -> NDArray[np.uint8]:
+        return bytes_of(np.where(np.arange(ROWS)[:, None] == 0, np.float32(-0.0), np.float32(0.0)))
+
+    assert not keeps_bits(signed_zero, ROWS)

@@ -1,6 +1,6 @@
 """What a run would promise, send and cost, before anything runs and without loading the model's weights.
 
-The adapter's size comes from the model's configuration alone (built on torch's meta device), epsilon from the same
+The adapter's size comes from the model's configuration alone (`privet.model_size`), epsilon from the same
 composition that runs, bytes from the sealing level's own plan. Seconds and memory are estimates and say so.
 """
 
@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from privet.codec_config import CodecConfig, IdentityCodec, PruneCodec, PublicSubspaceCodec
 from privet.codecs.base import size_for
 from privet.codecs.prune import pruned_share
@@ -24,6 +21,7 @@ from privet.data.records import Dataset
 from privet.errors import PrivetError
 from privet.federation import sum_field
 from privet.fixed_point import Field
+from privet.model_size import ModelSize, model_size
 from privet.pipeline import Floats
 from privet.privacy.ledger import Ledger
 from privet.privacy.statement import INSECURE
@@ -37,17 +35,6 @@ SCHEMA = 1
 FLOPS_PER_THREAD = {"bfloat16": 3e11, "float32": 8e10}
 """Matrix products of one thread of a current server processor; the weakest part of the time estimate."""
 LIBRARIES_BYTES = 1.2e9
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """What is known of a model without its weights: values in all, in the layers, and trained ones by tensor."""
-
-    parameters: int
-    layer_parameters: int
-    dimension: int
-    factors: tuple[NDArray[np.int64], ...]
-    tensors: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -313,42 +300,6 @@ def observers(resolved: Resolved) -> list[dict[str, Any]]:
             row["clt_note"] = epsilons.as_dict()["clt_note"]
         rows.append(row | ({"reason": reason} if reason else {}))
     return rows
-
-
-def model_size(config: Config) -> ModelSize:
-    """Build the model on the meta device, from its configuration alone.
-
-    Raises:
-        PrivetError: if the model's configuration cannot be read or takes no such adapter.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from privet.lora import factors_of, lora_spec
-    from privet.lora_layers import layout_of
-    from privet.models import resolve as find
-
-    source = find(config.model)
-    try:
-        options = {"revision": config.model.revision, "trust_remote_code": False}
-        if str(source).endswith(".gguf"):
-            options["gguf_file"] = os.path.basename(source)
-            source = os.path.dirname(source)
-        described = AutoConfig.from_pretrained(source, **options)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(described, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise PrivetError(
-            "the model's configuration cannot be read",
-            field="model.name",
-            given=config.model.name,
-            hint=str(error).splitlines()[0][:200] if str(error) else "check the folder",
-        ) from None
-    total = sum(p.numel() for p in model.parameters())
-    embedding = model.get_input_embeddings().weight.numel()
-    layout = layout_of(model, lora_spec(config.lora))
-    tensors = tuple((tensor.name, tensor.shape) for tensor in layout.tensors)
-    return ModelSize(total, total - embedding, layout.dimension, factors_of(layout), tensors)
 
 
 def _refusals(resolved: Resolved, dataset: Dataset) -> list[str]:

@@ -17,7 +17,7 @@ import privet.runs
 from privet import plan
 from privet.config import Config, to_yaml
 from privet.errors import PrivetError
-from privet.plan import ModelSize
+from privet.model_size import ModelSize
 
 CLIENT = {"unit": "client", "relation": "zero-out"}
 DP_LORA = {"system": {"kind": "dp_lora"}, "sealing": {"kind": "none"}, "schedule": {"local": {"steps": 3}}}

@@ -5,8 +5,8 @@ Run ``python -m experiments.noise_sweep.run`` (``--model small`` takes minutes w
 48 clients, one client as the privacy unit. DR-Encoder pays for its stage 1 out of the same epsilon. One grid of server
 rates serves all methods; it is widened for all while any method's best rate lies at its edge. Rates are chosen on
 public records that trained and fitted nothing; test records are looked at once, by runs at the best rate under three
-seeds. Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics are exact. Sums are opened without
-masks, which change no bit (tests/integration/test_dr_encoder.py).
+seeds (the first of which is the search's own run). Without an epsilon nothing is clipped or noised, and DR-Encoder's
+statistics are exact. Sums are opened without masks, which change no bit (tests/integration/test_dr_encoder.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from privet.work import Workplace
 
 HERE = Path(__file__).parent
 Study = Mapping[str, Any]
-Run = Callable[[str, float | None, float, int, bool], dict[str, Any]]
+Cell = tuple[str, float | None, float, int]
+"""Method, epsilon, rate and seed."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Ground:
         validation: Questions of the other half.
         test: Test questions, equally many of each domain.
         updates: Local updates on blocks of the first half, float32 [n, D], for clip norms.
+        trained: What runs of this process ended with, so that a final run need not repeat that of the search.
     """
 
     material: Material
     validation: list[Question]
     test: list[Question]
     updates: np.ndarray
+    trained: dict[Cell, tuple[dict[str, Any], np.ndarray]] = field(default_factory=dict)
 
 
 def configured(study: Study, method: str, epsilon: float | None, rate: float, seed: int) -> Config:
@@ -130,11 +133,20 @@ def resolved(ground: Ground, config: Config) -> Resolved:
     )
 
 
-def measured(
-    study: Study, ground: Ground, method: str, epsilon: float | None, rate: float, seed: int, final: bool
-) -> dict[str, Any]:
+def measured(study: Study, ground: Ground, cell: Cell, *, final: bool) -> dict[str, Any]:
     """One run: validation metrics, and test metrics of a final one."""
-    started = time.monotonic()
+    if cell not in ground.trained:
+        ground.trained[cell] = trained(study, ground, cell)
+    row, flat = ground.trained[cell]
+    if final:
+        ground.material.trainer.set_flat(flat)
+        row = row | _metrics("test", score(ground.material, ground.test, 32))
+    return {**row, "final": final}
+
+
+def trained(study: Study, ground: Ground, cell: Cell) -> tuple[dict[str, Any], np.ndarray]:
+    """One training and its validation metrics."""
+    started, (method, epsilon, rate, seed) = time.process_time(), cell
     asked = configured(study, method, epsilon, rate, seed)
     run = resolved(ground, asked)
     plain = replace(run, config=run.config.model_copy(update={"sealing": NoSealing()}))
@@ -150,10 +162,8 @@ def measured(
     )
     f.engine.run(f.server.steps())
     material.trainer.set_flat(f.flat)
-    row: dict[str, Any] = {"method": method, "epsilon": epsilon, "rate": rate, "seed": seed, "final": final}
+    row: dict[str, Any] = {"method": method, "epsilon": epsilon, "rate": rate, "seed": seed}
     row |= _metrics("validation", score(material, ground.validation, asked.engine.micro_batch))
-    if final:
-        row |= _metrics("test", score(material, ground.test, asked.engine.micro_batch))
     if epsilon is not None:
         row |= {"noise_multiplier": run.facts.noise_multiplier, "clip_norm": run.facts.clip_norm}
         row["stages"] = [
@@ -162,7 +172,7 @@ def measured(
         ]
     size = f.server.size
     row |= {"size": size, "dimension": len(f.flat), "cosine": told.get("cosine")}
-    return row | {"seconds": round(time.monotonic() - started, 1)}
+    return row | {"cpu_seconds": round(time.process_time() - started, 1)}, f.flat
 
 
 def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +201,7 @@ def main() -> None:
         if done == given.limit:
             return False
         done += 1
-        row = measured(study, ground, method, epsilon, rate, seed, final)
+        row = measured(study, ground, (method, epsilon, rate, seed), final=final)
         results.add(row)
         print({k: v for k, v in row.items() if k != "stages"}, flush=True)
         return True

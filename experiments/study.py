@@ -81,4 +81,7 @@ def arguments(what: str) -> argparse.Namespace:
     parser.add_argument(
         "--updates", type=Path, default=ROOT / "build" / "updates", help="where updates are kept"
     )
+    parser.add_argument(
+        "--without", action="append", default=[], help="leave codecs with this in their name for another go"
+    )
     return parser.parse_args()

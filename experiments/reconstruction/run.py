@@ -92,7 +92,8 @@ def main() -> None:
     for seed in config["seeds"]:
         for ratio in config["ratios"]:
             for name, make in candidates(updates, ratio, seed, config):
-                if results.has(codec=name, ratio=ratio, seed=seed):
+                left = any(part in name for part in given.without)
+                if left or results.has(codec=name, ratio=ratio, seed=seed):
                     continue
                 if done == given.limit:
                     return

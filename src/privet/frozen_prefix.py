@@ -101,6 +101,8 @@ class FrozenPrefix:
                 missing[key] = sequence
                 places[width] -= 1
         for group, width in self._groups(missing.items()):
+            if self._cache.is_full:
+                return
             for (key, _), data in zip(group, self._compute([s for _, s in group], width), strict=True):
                 self._cache.put(key, data)
 

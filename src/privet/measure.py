@@ -28,6 +28,9 @@ def measure(material: Material, flat: Floats, micro_batch: int) -> Iterator[dict
         micro_batch: Sequences in a pass.
     """
     material.trainer.set_flat(flat)
+    # Together, since a silo's few questions would leave most of a pass empty.
+    everything = [q for questions in material.test.values() for q in questions]
+    material.trainer.backbone.warm([e for q in everything for e in q.choices or (q.example,)])
     for name, questions in material.test.items():
         if questions:
             yield {"silo": name, **score(material, questions, micro_batch)}

@@ -108,6 +108,7 @@ def _updates(material: Material, local: LocalConfig, examples: Sequence[Example]
     """Local updates on blocks of as many records as a client's local steps see."""
     size = min(len(examples), local.steps * local.batch_size)
     initial = material.trainer.backbone.initial_flat()
+    material.trainer.backbone.warm(examples[: MOST_BLOCKS * size])
     for start in range(0, len(examples) - size + 1, size)[:MOST_BLOCKS]:
         block = examples[start : start + size]
         yield (material.trainer.train_locally(initial, block, local, bytes(32)) - initial)[None, :]

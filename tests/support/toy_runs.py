@@ -40,6 +40,9 @@ class ToyBackbone:
     def initial_flat(self) -> Floats:
         return np.zeros(DIMENSION, np.float32)
 
+    def warm(self, questions: Sequence[ToyExample], spare: Sequence[ToyExample] = ()) -> None:
+        """Has no frozen layers."""
+
     def losses(self, questions: Sequence[ToyExample], micro_batch: int) -> Floats:
         return np.array([(q.x @ self.trainer.flat - q.y) ** 2 for q in questions], np.float32)
 

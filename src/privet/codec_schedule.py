@@ -52,6 +52,7 @@ class CodecSchedule:
         sealed: Whether only sums are opened.
         public: Gradients on public records, where there are any.
         held_out: Gradients on other public records, for measuring; where there are any.
+        origin: What ``public`` and ``held_out`` are, in words.
         learns: Whether the codec is made from what a preparation released.
         noise: Clip norm and noise of a sum of codes as this run has them, for measuring; absent without noise.
         cohort: Vectors in such a sum.
@@ -66,6 +67,7 @@ class CodecSchedule:
     sealed: bool
     public: PublicGradients | None = None
     held_out: PublicGradients | None = None
+    origin: str = "public updates"
     learns: bool = False
     noise: Noise | None = None
     cohort: float = 1.0
@@ -77,7 +79,7 @@ class CodecSchedule:
             return None
         codec = self.codec(0, flat, None, None)
         if codec is not None and self.held_out is not None:
-            self._measure(codec, self.held_out(flat), "public updates")
+            self._measure(codec, self.held_out(flat), self.origin)
         return codec
 
     def codec(
@@ -129,7 +131,7 @@ class CodecSchedule:
         codec = build(self.config, sources, seed=self.seed, rounds=self.rounds, progress=self._tell)
         self.check(codec)
         if self.held_out is not None:
-            held_out, what = self.held_out(flat), "public updates"
+            held_out, what = self.held_out(flat), self.origin
         self._measure(codec, held_out, what)
         return codec
 

@@ -200,8 +200,14 @@ def _error_feedback_keeps_the_guarantee(c: Config) -> Iterator[Row]:
 
 
 def _codec_is_possible(c: Config) -> Iterator[Row]:
-    if getattr(c.codec, "source", "public_data") == "self_generated":
-        yield "codec.source", "is not wired into runs in this version", "self_generated", "public_data"
+    written = getattr(c.codec, "source", "public_data") == "self_generated"
+    if written and c.data.template.kind == "chat":
+        yield (
+            "codec.source",
+            "the base model continues a prompt, not a conversation",
+            "self_generated",
+            "public_data, or a template of kind prompt or classification",
+        )
     if c.sealing.kind != "none" and c.codec.kind == "top_k" and c.codec.support == "client":
         yield "codec.support", "supports that clients choose do not line up under a seal", "client", "public"
 

@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
 from privet.codec_schedule import HELD_OUT, CodecSchedule
 from privet.codecs import Noise
 from privet.config import Config, LocalConfig
 from privet.data.load import load as load_data
 from privet.data.load import load_public
 from privet.data.records import Dataset, Record
-from privet.data_config import ClassificationTemplate, Template
+from privet.data_config import ChatTemplate, ClassificationTemplate, Template
 from privet.errors import PrivetError
 from privet.local_training import train_locally
 from privet.lora import lora_spec
 from privet.models import LoadedModel, load_model
 from privet.pipeline import Floats
 from privet.prefix_cache import PrefixCache
+from privet.self_written import self_written
 from privet.templates import choices
 from privet.tokenise import Example, token_report, tokenise
 from privet.train import Backbone
@@ -86,6 +88,7 @@ class Material:
         test: Test questions by silo or domain; empty where test data are not public.
         public: Tokenised public records.
         notes: What a person should know of the data.
+        written: Tokenised sentences of the base model, where the codec follows those instead of public records.
     """
 
     model: LoadedModel
@@ -95,6 +98,7 @@ class Material:
     test: dict[str, list[Question]]
     public: list[Example]
     notes: list[str] = field(default_factory=list)
+    written: list[Example] = field(default_factory=list)
 
 
 def gather(
@@ -120,6 +124,7 @@ def gather(
     observe("stage", {"name": f"loading {config.model.name}"})
     model = load_model(config.model, fetching)
     answers = answer_tokens(config.data.template, dataset, model)
+    sentences, wrote = _sentences(config, model, observe)
     cache = None
     if config.engine.cache_mebibytes:
         folder = Path(config.engine.cache_folder) if config.engine.cache_folder else None
@@ -132,7 +137,7 @@ def gather(
         deterministic_units=config.deterministic_units,
         answers=answers,
     )
-    notes = [*dataset.report.lines(), *model.notes]
+    notes = [*dataset.report.lines(), *model.notes, *wrote]
 
     tokens = _tokens(config, model)
     silos = {silo.name: tokens(silo.records) for silo in dataset.silos}
@@ -155,8 +160,8 @@ def gather(
     else:
         notes.append("test data are not declared public: their metrics stay at the silos")
     trainer = LoraTrainer(backbone, config.engine.micro_batch)
-    public = tokens(in_public_order(dataset.public, config.seed))
-    return Material(model, dataset, trainer, silos, test, public, notes)
+    public, written = tokens(in_public_order(dataset.public, config.seed)), tokens(sentences)
+    return Material(model, dataset, trainer, silos, test, public, notes, written)
 
 
 def in_public_order(records: Sequence[Record], seed: int) -> list[Record]:
@@ -165,6 +170,18 @@ def in_public_order(records: Sequence[Record], seed: int) -> list[Record]:
     As they come they may be sorted by silo, and clip norms and codecs look at the first few hundred.
     """
     return sorted(records, key=lambda record: hashlib.sha256(f"{seed}/{record.id}".encode()).digest())
+
+
+def _sentences(config: Config, model: LoadedModel, observe: Observe) -> tuple[list[Record], list[str]]:
+    """Sentences of the base model, if the codec follows those, and a note of what they are."""
+    codec, template = config.codec, config.data.template
+    if not isinstance(codec, RowPcaCodec | PublicSubspaceCodec) or codec.source != "self_generated":
+        return [], []
+    assert not isinstance(template, ChatTemplate), "config_rules refuses it"
+    observe("stage", {"name": "writing sentences for the codec"})
+    found, digest = self_written(model, template, codec.updates + HELD_OUT, config.seed)
+    note = f"the codec follows {len(found)} sentences that {model.name} wrote itself"
+    return found, [f"{note} (seed {config.seed}, SHA-256 {digest[:16]})"]
 
 
 def answer_tokens(template: Template, dataset: Dataset, model: LoadedModel) -> tuple[int, ...] | None:
@@ -236,7 +253,8 @@ def codec_schedule(
 
         return of
 
-    held_out = material.public[updates:][:HELD_OUT]
+    follows = material.written or material.public
+    held_out = follows[updates:][:HELD_OUT]
     noise, cohort, p = None, float(len(material.silos)), config.privacy
     if p is not None and p.noise_multiplier and p.clip_norm != "public" and material.silos:
         noise = Noise(p.clip_norm, p.noise_multiplier)
@@ -248,8 +266,9 @@ def codec_schedule(
         config.schedule.rounds,
         private=config.privacy is not None and not (system.kind == "dr_encoder" and system.faithful),
         sealed=config.sealing.kind != "none",
-        public=gradients(material.public[:updates]) if material.public else None,
+        public=gradients(follows[:updates]) if follows else None,
         held_out=gradients(held_out) if held_out else None,
+        origin="updates on self-written text" if material.written else "public updates",
         learns=system.preparation_rounds > 0,
         noise=noise,
         cohort=cohort,

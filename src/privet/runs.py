@@ -26,6 +26,7 @@ from privet.material import Material, layout_of
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import INSECURE, SHARED_ARITHMETIC, privacy_statement
+from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
 from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
@@ -107,6 +108,7 @@ class _Run:
         self._run(federation, material)
         if federation.newest is not None:
             self._measure(material, "after", None, federation.flat)
+            self._control(material)
         return self._finish(resolved, federation, material)
 
     def _claim(self, config: Config) -> None:
@@ -227,6 +229,13 @@ class _Run:
         kept = [row for row in rows if (row["when"], row["round"]) != (when, number)]
         self.folder.keep_rows("metrics.jsonl", [*kept, *new])
 
+    def _control(self, material: Material) -> None:
+        """What the public records would have given by themselves, where the codec follows them."""
+        measured = any(row["when"] == NAME for row in self.folder.rows("metrics.jsonl"))
+        if wants_control(self.config) and material.test and not measured:
+            self.observe("stage", {"name": "training on the public records alone, as a control"})
+            self._measure(material, NAME, None, train_on_public_alone(self.config, material))
+
     def _finish(self, resolved: Resolved, federation: Federation, material: Material) -> dict[str, Any]:
         server = federation.server
         adapter = None
@@ -250,6 +259,7 @@ class _Run:
             "bytes_down": self.totals["bytes_down"],
             "before": means(rows, "before"),
             "after": means(rows, "after"),
+            **({"public_alone": means(rows, NAME)} if wants_control(self.config) else {}),
             "epsilon": _epsilon_rows(statement),
             "unit": statement["unit"],
             "relation": statement["relation"],

@@ -115,7 +115,11 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     (
         "_codec_is_possible",
         "codec.source",
-        HEDGE | {"codec": {"kind": "row_pca", "source": "self_generated"}},
+        HEDGE
+        | {
+            "codec": {"kind": "row_pca", "source": "self_generated"},
+            "data": {"kind": "jsonl", "path": "a.jsonl", "template": {"kind": "chat"}},
+        },
     ),
     ("_codec_is_possible", "codec.support", HEDGE | {"codec": {"kind": "top_k", "support": "client"}}),
     (

@@ -40,6 +40,13 @@ def silo_table(record: RunRecord) -> Table | str:
         "mean over silos", "", *accuracy, *loss, numbers.change(means["before"]["nll"], means["after"]["nll"]),
         style="bold",
     )  # fmt: skip
+    if (control := record.control("nll")) is not None:
+        cells = [numbers.percent(means["before"]["accuracy"]), numbers.percent(record.control("accuracy"))]
+        table.add_row(
+            "control: public records alone", "", *(cells if with_accuracy else []),
+            numbers.loss(means["before"]["nll"]), numbers.loss(control),
+            numbers.change(means["before"]["nll"], control),
+        )  # fmt: skip
     return table
 
 

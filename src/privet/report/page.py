@@ -78,7 +78,9 @@ def cards(record: RunRecord) -> list[tuple[str, str, str]]:
     for metric, label, write in (("nll", "loss", numbers.loss), ("accuracy", "accuracy", numbers.percent)):
         before, after = record.mean("before", metric), record.mean("after", metric)
         if after is not None:
-            found.append((label, write(after), f"mean over silos; {write(before)} before"))
+            control = record.control(metric)
+            beside = "" if control is None else f"; {write(control)} from the public records alone"
+            found.append((label, write(after), f"mean over silos; {write(before)} before{beside}"))
     found.append(("rounds", str(len(record.rounds)), f"of {record.planned_rounds} planned"))
     if record.bytes_up is not None:
         down = numbers.size(record.bytes_down)

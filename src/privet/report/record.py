@@ -170,6 +170,11 @@ class RunRecord:
         known = [value for value in values if value is not None]
         return statistics.fmean(known) if known and len(known) == len(values) else None
 
+    def control(self, metric: str) -> float | None:
+        """Mean over silos after training on the public records alone, for codecs that follow those; else ``None``."""
+        known = [row[metric] for row in self.metrics if row.get("when") == "public alone"]
+        return statistics.fmean(known) if known and None not in known else None
+
     @property
     def observers(self) -> tuple[ObserverRow, ...]:
         """What is promised against each observer; empty before the run wrote it down."""
@@ -258,6 +263,11 @@ class RunRecord:
             **({"stages": list(self.stages)} if self.stages else {}),
             "before": {metric: self.mean("before", metric) for metric in ("accuracy", "nll")},
             "after": {metric: self.mean("after", metric) for metric in ("accuracy", "nll")},
+            **(
+                {"public_alone": {metric: self.control(metric) for metric in ("accuracy", "nll")}}
+                if self.control("nll") is not None
+                else {}
+            ),
             "silos": [
                 {"silo": row.silo, "before": dict(row.before), "after": dict(row.after)} for row in self.silos
             ],

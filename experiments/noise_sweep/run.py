@@ -68,7 +68,7 @@ def configured(study: Study, method: str, epsilon: float | None, rate: float, se
     raw["schedule"] = {
         "rounds": study["rounds"],
         "local": study["local"],
-        "server": {"kind": "adam", "learning_rate": rate},
+        "server": {"kind": "adam", "learning_rate": rate, "decay": "linear"},
     }
     raw["privacy"] |= {"target_epsilon": epsilon, "clip_norm": 1.0}
     if encoder:

@@ -3,13 +3,15 @@
     python benchmarks/company.py examples/hedge.yaml engine.threads=1
 
 Gradients are clipped to their median norm C and rounded to the grid of the run with equal randomness, with and without
-the record that leaves. With ``engine.deterministic_units=true`` nothing moves.
+the record that leaves. With ``engine.deterministic_units=true`` nothing moves; what that costs is measured on draws of
+one silo's records, in turn with free micro-batches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from privet.mechanism import GaussianMechanism
 from privet.tokenise import Example
 
 FLOOR = 3
+DRAW, REPEATS = 32, 30
+"""Records of a draw, as many as a silo of the example draws on average; draws that are timed."""
 
 
 def main(path: str, overrides: Sequence[str]) -> None:
@@ -60,6 +64,22 @@ def main(path: str, overrides: Sequence[str]) -> None:
     some = [examples[i] for i in sorted(generator.choice(len(examples), 65, replace=False))]
     for gone in (5, 40):
         measure(f"65 records at random, number {gone} by length leaves", some, gone)
+
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(1 + REPEATS):
+        drawn = [examples[i] for i in sorted(generator.choice(len(examples), DRAW, replace=False))]
+        trainer.backbone.warm(drawn)
+        for fixed, seconds in taken.items():
+            trainer.backbone.deterministic_units = fixed
+            start = time.perf_counter()
+            gradients(drawn)
+            seconds.append(time.perf_counter() - start)
+    ratios = np.array(taken[True][1:]) / np.array(taken[False][1:])
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    print(
+        f"{DRAW} records at random: shapes of their own length take {middle:.2f} times free micro-batches' time "
+        f"(quartiles {low:.2f} and {high:.2f}, {REPEATS} draws)"
+    )
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ def gather(
     torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     observe("stage", {"name": "reading data"})
     dataset = (load_public if public_only else load_data)(config.data, fetching)
+    dataset = replace(dataset, public=in_public_order(dataset.public, config.seed))
     observe("stage", {"name": f"loading {config.model.name}"})
     model = load_model(config.model, fetching)
     answers = answer_tokens(config.data.template, dataset, model)
@@ -160,7 +161,7 @@ def gather(
     else:
         notes.append("test data are not declared public: their metrics stay at the silos")
     trainer = LoraTrainer(backbone, config.engine.micro_batch)
-    public, written = tokens(in_public_order(dataset.public, config.seed)), tokens(sentences)
+    public, written = tokens(dataset.public), tokens(sentences)
     return Material(model, dataset, trainer, silos, test, public, notes, written)
 
 

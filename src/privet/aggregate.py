@@ -89,7 +89,11 @@ class Aggregator:
     @property
     def size(self) -> int:
         """Values k in a contribution to the round that is due."""
-        return self.system.at(self.rounds).pipeline.size or len(self.flat)
+        return self.size_at(self.rounds)
+
+    def size_at(self, number: int) -> int:
+        """Values k in a contribution to a round, with the codec of the one that is due."""
+        return self.system.at(number).pipeline.size or len(self.flat)
 
     def apply(self, round_id: RoundId, total: Integers, apart: Apart | None = None) -> float | None:
         """Take in the opened sum of a round, int64 [k]; a round that is in already changes nothing.

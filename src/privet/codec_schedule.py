@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from privet.codec_config import CodecConfig, PruneCodec, PublicSubspaceCodec, RowPcaCodec
+from privet.codec_config import CodecConfig, PruneCodec, PublicSubspaceCodec, RowPcaCodec, TopKCodec
 from privet.codecs import (
     Codec,
     Fidelity,
@@ -54,6 +54,7 @@ class CodecSchedule:
         held_out: Gradients on other public records, for measuring; where there are any.
         origin: What ``public`` and ``held_out`` are, in words.
         learns: Whether the codec is made from what a preparation released.
+        given: Whether it is made elsewhere and comes with each question: at a site without the public records.
         noise: Clip norm and noise of a sum of codes as this run has them, for measuring; absent without noise.
         cohort: Vectors in such a sum.
         observe: Told how far training is, and what a codec keeps.
@@ -69,13 +70,14 @@ class CodecSchedule:
     held_out: PublicGradients | None = None
     origin: str = "public updates"
     learns: bool = False
+    given: bool = False
     noise: Noise | None = None
     cohort: float = 1.0
     observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
 
     def first(self, flat: Floats) -> Codec | None:
-        """The codec at the start: of round 0, or none where it is still to be learned."""
-        if self.learns:
+        """The codec at the start: of round 0, or none where it is still to be learned, or is made elsewhere."""
+        if self.learns or self.given:
             return None
         codec = self.codec(0, flat, None, None)
         if codec is not None and self.held_out is not None:
@@ -96,10 +98,9 @@ class CodecSchedule:
         Raises:
             PrivetError: if what the codec needs is not there, or it is unsound in this run.
         """
-        if self.learns or not self._is_due(number, current):
+        if self.learns or self.given or not self._is_due(number, current):
             return current
-        follows_public = isinstance(self.config, RowPcaCodec | PublicSubspaceCodec)
-        gradients = self.public(flat) if follows_public and self.public else None
+        gradients = self.public(flat) if follows_public(self.config) and self.public else None
         sources = Sources(self.layout, public_updates=gradients, last_update=last_update)
         codec = build(self.config, sources, seed=self.seed, round_number=number, rounds=self.rounds)
         if isinstance(codec, Identity):
@@ -178,6 +179,13 @@ class CodecSchedule:
         if isinstance(self.config, RowPcaCodec | PublicSubspaceCodec):
             return number % self.config.refresh_rounds == 0
         return number == 0 and current is None
+
+
+def follows_public(config: CodecConfig) -> bool:
+    """Whether a codec is made from updates on public records."""
+    if isinstance(config, TopKCodec):
+        return config.support == "public"
+    return isinstance(config, RowPcaCodec | PublicSubspaceCodec)
 
 
 def _closeness(found: Fidelity, control: Fidelity) -> dict[str, float]:

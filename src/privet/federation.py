@@ -152,6 +152,7 @@ class Blueprint:
         run: Name of the run; enters signatures and keys.
         initial: Trained values at the start, float32 [D].
         schedule: The codec of each round.
+        given: The first codec, where another made it.
     """
 
     resolved: Resolved
@@ -159,6 +160,7 @@ class Blueprint:
     run: str
     initial: Floats
     schedule: CodecSchedule
+    given: Codec | None = None
 
     @cached_property
     def seal(self) -> Seal:
@@ -201,14 +203,15 @@ class Blueprint:
         return summed or self.messages[op].request
 
     @cached_property
-    def _first_codec(self) -> Codec | None:
-        return self.schedule.first(self.initial)  # all start from the same public codec
+    def first_codec(self) -> Codec | None:
+        """The public codec that all start from; ``None`` for the identity, or if it is not there yet."""
+        return self.given or self.schedule.first(self.initial)
 
     def aggregator(self) -> Aggregator:
         """The server half's role before the first round."""
         optimiser = self.resolved.config.schedule.server
         return Aggregator.fresh(
-            self.resolved.compose, self.schedule, optimiser, self.initial, self._first_codec
+            self.resolved.compose, self.schedule, optimiser, self.initial, self.first_codec
         )
 
     def client(self, place: Workplace, secret: Secrets, guard: Guard | None = None) -> Client:

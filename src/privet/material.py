@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,21 @@ import numpy as np
 import torch
 
 from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
-from privet.codec_schedule import HELD_OUT, CodecSchedule
+from privet.codec_schedule import HELD_OUT, CodecSchedule, follows_public
 from privet.codecs import Noise
 from privet.config import Config, LocalConfig
+from privet.data.each_alone import load_each_alone
 from privet.data.load import load as load_data
 from privet.data.load import load_public
 from privet.data.records import Dataset, Record
-from privet.data_config import ChatTemplate, ClassificationTemplate, Template
+from privet.data_config import (
+    ChatTemplate,
+    ClassificationTemplate,
+    CsvData,
+    JsonlData,
+    ParquetData,
+    Template,
+)
 from privet.errors import PrivetError
 from privet.local_training import train_locally
 from privet.lora import lora_spec
@@ -31,11 +38,14 @@ from privet.models import LoadedModel, load_model
 from privet.pipeline import Floats
 from privet.prefix_cache import PrefixCache
 from privet.self_written import self_written
-from privet.templates import choices
-from privet.tokenise import Example, token_report, tokenise
+from privet.templates import choices, columns, fill
+from privet.tokenise import Example, token_report, tokenise, tokenise_each_alone
 from privet.train import Backbone
 
 Observe = Callable[[str, dict[str, Any]], None]
+_SHOWN = 20
+_UPDATES = 64
+"""Public records of a codec that does not say how many it is made from."""
 
 
 @dataclass
@@ -102,7 +112,11 @@ class Material:
 
 
 def gather(
-    config: Config, observe: Observe = lambda kind, facts: None, *, public_only: bool = False
+    config: Config,
+    observe: Observe = lambda kind, facts: None,
+    *,
+    public_only: bool = False,
+    each_alone: bool = False,
 ) -> Material:
     """Load, tokenise and prepare.
 
@@ -110,6 +124,8 @@ def gather(
         config: The configuration.
         observe: Told what goes on.
         public_only: Open no silo's records: for a server whose clients are elsewhere.
+        each_alone: The file of one site, in which no record decides about another or about taking part: what cannot
+            be used is left out, and stands in the notes.
 
     Raises:
         PrivetError: for data, models or adapters that do not work, each with its reason and the next step.
@@ -120,12 +136,18 @@ def gather(
 
     torch.set_num_threads(config.engine.threads or os.cpu_count() or 1)
     observe("stage", {"name": "reading data"})
-    dataset = (load_public if public_only else load_data)(config.data, fetching)
+    left_out: list[str] = []
+    if each_alone:
+        assert isinstance(config.data, JsonlData | CsvData | ParquetData), "a site's file"
+        dataset, left_out = load_each_alone(config.data)
+    else:
+        dataset = (load_public if public_only else load_data)(config.data, fetching)
     dataset = replace(dataset, public=in_public_order(dataset.public, config.seed))
     observe("stage", {"name": f"loading {config.model.name}"})
     model = load_model(config.model, fetching)
-    answers = answer_tokens(config.data.template, dataset, model)
-    sentences, wrote = _sentences(config, model, observe)
+    answers = answer_tokens(config.data.template, model)
+    # A site gets the codec, or what it is made from, from the server: so all have the same.
+    sentences, wrote = ([], []) if each_alone else _sentences(config, model, observe)
     cache = None
     if config.engine.cache_mebibytes:
         folder = Path(config.engine.cache_folder) if config.engine.cache_folder else None
@@ -141,13 +163,20 @@ def gather(
     notes = [*dataset.report.lines(), *model.notes, *wrote]
 
     tokens = _tokens(config, model)
-    silos = {silo.name: tokens(silo.records) for silo in dataset.silos}
+    if each_alone:
+        silos = {}
+        for silo in dataset.silos:
+            silos[silo.name], refused = _usable(silo.records, config, model, answers)
+            left_out += refused
+        notes += [*left_out[:_SHOWN], *([f"and {len(left_out) - _SHOWN} more"] if left_out[_SHOWN:] else [])]
+    else:
+        silos = {silo.name: tokens(silo.records) for silo in dataset.silos}
     everything = [e for examples in silos.values() for e in examples]
     all_records = [r for silo in dataset.silos for r in silo.records]
     if not public_only:
         notes += token_report(all_records, everything, config.engine.micro_batch).lines()
     for name, examples in silos.items():
-        if not examples:
+        if not examples and not each_alone:
             raise PrivetError(
                 "has no records left after tokenising",
                 field=f"silo '{name}'",
@@ -185,20 +214,34 @@ def _sentences(config: Config, model: LoadedModel, observe: Observe) -> tuple[li
     return found, [f"{note} (seed {config.seed}, SHA-256 {digest[:16]})"]
 
 
-def answer_tokens(template: Template, dataset: Dataset, model: LoadedModel) -> tuple[int, ...] | None:
+def _usable(
+    records: Sequence[Record], config: Config, model: LoadedModel, answers: tuple[int, ...] | None
+) -> tuple[list[Example], list[str]]:
+    """A site's examples, and the records that cannot be learned from, each by itself."""
+    examples, left_out = tokenise_each_alone(
+        records, model.tokenizer, config.data.template, config.data.max_length
+    )
+    if answers is None:
+        return examples, left_out
+    usable = [example for example in examples if set(example.targets.tolist()) <= set(answers)]
+    ids = {example.id for example in usable}
+    left_out += [f"{each.id}: its verbaliser joins the prompt" for each in examples if each.id not in ids]
+    return usable, left_out
+
+
+def answer_tokens(template: Template, model: LoadedModel) -> tuple[int, ...] | None:
     """Tokens of the verbalisers, if training compares the right one with them; ``None`` for the vocabulary.
+
+    They follow from template and model alone: with a record's own text before them, that record would decide how
+    all others are trained.
 
     Raises:
         PrivetError: if the template asks for it and a verbaliser is more than one token.
     """
     if not isinstance(template, ClassificationTemplate) or template.compare == "vocabulary":
         return None
-    tests = (record for records in dataset.test.values() for record in records)
-    private = (record for silo in dataset.silos for record in silo.records)
-    record = next(chain(private, dataset.public, tests), None)
-    if record is None:
-        return None
-    words = [replace(record, completion=word) for word in choices(template)]
+    prompt = fill(template.prompt, dict.fromkeys(columns(template.prompt), "text"))
+    words = [Record("", prompt, word) for word in choices(template)]
     found = [e.targets for e in tokenise(words, model.tokenizer, template, 1 << 20)]
     if all(len(tokens) == 1 for tokens in found) and len({int(t[0]) for t in found}) == len(words):
         return tuple(int(tokens[0]) for tokens in found)
@@ -239,12 +282,28 @@ def _questions(
     ]
 
 
+def public_for_codec(config: Config, material: Material) -> list[Example]:
+    """The public records, or the model's own sentences, that the run's codec is made from.
+
+    Others of them it is measured on.
+    """
+    needed = getattr(config.codec, "updates", _UPDATES) if follows_public(config.codec) else 0
+    return (material.written or material.public)[:needed]
+
+
 def codec_schedule(
-    config: Config, material: Material, observe: Observe = lambda kind, facts: None
+    config: Config, material: Material, observe: Observe = lambda kind, facts: None, *, given: bool = False
 ) -> CodecSchedule:
-    """The codecs of a run, with gradients on the public records for those that follow them."""
+    """The codecs of a run, with gradients on the public records for those that follow them.
+
+    Args:
+        config: The configuration.
+        material: With the public records, if there are any here.
+        observe: Told how far training is, and what a codec keeps.
+        given: Whether the codec is made elsewhere and comes with each question.
+    """
     trainer, system = material.trainer, config.system
-    updates = getattr(config.codec, "updates", 0)
+    fitted = public_for_codec(config, material)
 
     def gradients(chosen: Sequence[Example]) -> Callable[[Floats], Floats]:
         def of(flat: Floats) -> Floats:
@@ -255,7 +314,7 @@ def codec_schedule(
         return of
 
     follows = material.written or material.public
-    held_out = follows[updates:][:HELD_OUT]
+    held_out = follows[len(fitted) :][:HELD_OUT]
     noise, cohort, p = None, float(len(material.silos)), config.privacy
     if p is not None and p.noise_multiplier and p.clip_norm != "public" and material.silos:
         noise = Noise(p.clip_norm, p.noise_multiplier)
@@ -267,10 +326,11 @@ def codec_schedule(
         config.schedule.rounds,
         private=config.privacy is not None and not (system.kind == "dr_encoder" and system.faithful),
         sealed=config.sealing.kind != "none",
-        public=gradients(follows[:updates]) if follows else None,
+        public=gradients(fitted) if follows else None,
         held_out=gradients(held_out) if held_out else None,
         origin="updates on self-written text" if material.written else "public updates",
         learns=system.preparation_rounds > 0,
+        given=given,
         noise=noise,
         cohort=cohort,
         observe=observe,

@@ -47,6 +47,11 @@ class SitePolicy(Section):
         None,
         description="Names of base models that may be used; any that the server and this site share, if absent.",
     )
+    readings: tuple[str, ...] = Field(
+        (),
+        description="Fingerprints of the ways to read this site's records that were approved here: template, columns, "
+        "verbalisers, held-out shares. `privet site approve CONFIG` adds one.",
+    )
     allow_insecure_test_seed: bool = Field(
         False, description="Whether runs whose secrets follow from a number may use these data. For tests."
     )

@@ -130,6 +130,24 @@ def tokenise(
     return examples
 
 
+def tokenise_each_alone(
+    records: Sequence[Record], tokenizer: Tokenizer, template: Template, max_length: int
+) -> tuple[list[Example], list[str]]:
+    """As `tokenise`, but a record that tokenizer or chat template refuse is left out, and named.
+
+    Raises:
+        PrivetError: if the template needs something that the tokenizer lacks.
+    """
+    _check(tokenizer, template)
+    examples, left_out = [], []
+    for record in records:
+        try:
+            examples += tokenise([record], tokenizer, template, max_length)
+        except Exception as error:  # whatever is the matter with one record, the others do not depend on it
+            left_out.append(f"{record.id}: not tokenised ({type(error).__name__})")
+    return examples, left_out
+
+
 def token_report(records: Sequence[Record], examples: Sequence[Example], batch: int = 16) -> TokenReport:
     """Count what ``tokenise`` made of ``records``."""
     lengths = np.sort(np.array([len(example) for example in examples], dtype=np.int64))

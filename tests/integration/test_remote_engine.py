@@ -6,10 +6,11 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from support.consortium import SITES, local_adapter, write_records
+from support.consortium import SITES, approved, local_adapter, write_records
 
 from privet.config import parse
 from privet.engines.homes import FOLDER, KEYS, ROSTER, SITE, Consortium, ServerHome, SiteHome, site_template
@@ -49,7 +50,8 @@ class Network:
             write_records(base / f"{name}.jsonl", 30 + 5 * number, number, CANARY)
             settings = yaml.safe_load(site_template())
             settings |= {"data": str(base / f"{name}.jsonl"), "threads": 1}
-            settings["policy"] |= {"allow_insecure_test_seed": True, "max_epsilon": 1000.0}
+            limits = {"allow_insecure_test_seed": True, "max_epsilon": 1000.0}
+            settings["policy"] |= {**limits, "readings": approved(self.config())}
             (home.path / SITE).write_text(yaml.safe_dump(settings), encoding="utf-8")
             cards.append(init_keys(home.path / KEYS, name))
         self.enrol(cards)
@@ -75,8 +77,8 @@ class Network:
         settings["policy"] |= limits
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
-    def config(self, rounds: int = 2, seal: str = "masked") -> str:
-        raw = {
+    def config(self, rounds: int = 2, seal: str = "masked", **sections: Any) -> str:
+        raw: dict[str, Any] = {
             "insecure_test_seed": 7,
             "system": {"kind": "hedge"},
             "model": {"name": "small", "dtype": "float32"},
@@ -93,14 +95,16 @@ class Network:
             "sealing": {"kind": seal},
             "engine": {"threads": 1, "deterministic_units": True},
         }
+        for name, value in sections.items():
+            raw[name] = {**raw.get(name, {}), **value}
         parse(raw)
         return yaml.safe_dump(raw)
 
-    def go(self, run: str = "run", rounds: int = 2, seal: str = "masked") -> str:
+    def go(self, run: str = "run", rounds: int = 2, seal: str = "masked", **sections: Any) -> str:
         """Run, or go on; returns the run's state."""
         path = self.server.submitted(run)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(self.config(rounds, seal), encoding="utf-8")
+        path.write_text(self.config(rounds, seal, **sections), encoding="utf-8")
         for number, name in enumerate(SITES):
             if number not in self.parties:
                 self.parties[number] = Party(self.home(name), run, self.logs.append)
@@ -283,3 +287,77 @@ def test_an_encrypted_run_ends_at_the_sites(network: Network, tmp_path: Path) ->
     for name in SITES:
         result = network.home(name).run_folder("run") / "adapter" / "adapter_model.safetensors"
         assert result.read_bytes() == expected, name
+
+
+def test_trap_a_reading_that_was_not_approved_is_refused_before_the_file_is_opened(network: Network) -> None:
+    """The files are gone, and no site says so: it does not look."""
+    for name in SITES:
+        (network.base / f"{name}.jsonl").unlink()
+    words = {"kind": "classification", "verbalisers": {"0": " negative", "17": " positive"}}
+    assert network.go(data={"template": words}) == "failed"
+    assert set(network.server.status("run")["out"].values()) == {"refused: policy-reading"}
+    log = (network.server.run_folder("run") / "log.txt").read_text(encoding="utf-8")
+    assert log.count("'op': 'join', 'reason': 'refused: policy-reading'") == 3
+    assert (
+        sum("how the run reads records was not approved at this site" in line for line in network.logs) == 3
+    )
+
+
+def test_trap_whether_a_site_takes_part_depends_on_no_record(network: Network) -> None:
+    """A row that nothing can be made of, in one site's file, and none at all in another's: the server sees nothing."""
+    path = network.base / "hosp-a.jsonl"
+    bad = f'{{"text": "half {CANARY}\n{{"text": "t", "label": "{CANARY}"}}\n{{"label": 1}}\n'
+    path.write_text(bad + path.read_text(encoding="utf-8"), encoding="utf-8")
+    (network.base / "hosp-b.jsonl").write_text("", encoding="utf-8")
+    assert network.go(rounds=1) == "finished"
+    assert network.server.status("run")["in"] == list(SITES)
+    assert not network.server.status("run")["out"]
+    log = (network.server.run_folder("run") / "log.txt").read_text(encoding="utf-8")
+    assert "dropped" not in log
+    assert any("data: line 1: not valid JSON" in line for line in network.logs), (
+        "the site's own people are told"
+    )
+    assert any("holds a label without a verbaliser" in line for line in network.logs)
+    assert not any(CANARY in line for line in network.logs if "not valid JSON" in line)
+
+
+PUBLIC = {"row_pca": {"ratio": 4.0}, "public_subspace": {"size": 4}, "top_k": {"ratio": 4.0}}
+
+
+@pytest.mark.parametrize(
+    ("codec", "seal"),
+    [("row_pca", "masked"), ("public_subspace", "encrypted+masked"), ("top_k", "encrypted+masked")],
+)
+def test_a_codec_of_public_records_gives_the_run_of_one_process(
+    network: Network, tmp_path: Path, codec: str, seal: str
+) -> None:
+    """The records lie at the server alone. Where it knows the adapter it makes the codec; else it hands them on."""
+    public = tmp_path / "public.jsonl"
+    write_records(public, 20, 99)
+    fitted = {} if codec == "top_k" else {"updates": 8, "refresh_rounds": 1}
+    sections: dict[str, Any] = {
+        "codec": {"kind": codec, **PUBLIC[codec], **fitted, "allow_useless": True},
+        "data": {"public_path": str(public)},
+    }
+    assert network.go(seal=seal, **sections) == "finished", network.server.status("run")
+    expected = local_adapter(network.config(seal=seal, **sections), tmp_path / "local")
+    folders = [network.home(name).run_folder("run") for name in SITES]
+    for folder in folders if seal != "masked" else [network.server.run_folder("run")]:
+        assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == expected
+    sent = [raw for op, party, raw in network.sent if (op, party) == ("join", 0)]
+    assert (b"public_tokens" in sent[0]) == (seal != "masked")
+
+
+def test_dr_encoder_gives_the_run_of_one_process(network: Network, tmp_path: Path) -> None:
+    """Its statistics are about each tensor, so a site needs the names and shapes of its own model's."""
+    sections: dict[str, Any] = {
+        "system": {"kind": "dr_encoder", "statistics": {"releases": 1}},
+        "codec": {"kind": "random_projection", "ratio": 4.0, "allocation": "by_std", "allow_useless": True},
+        "privacy": {"unit": "client", "relation": "zero-out"},
+        "schedule": {"sampling_rate": None, "expected_batch": None, "local": {"steps": 1, "batch_size": 4}},
+    }
+    for name in SITES:
+        network.policy(name, systems=["dr_encoder"], unit="client", relation="zero-out")
+    assert network.go(**sections) == "finished", (network.server.status("run"), network.logs[-3:])
+    result = network.server.run_folder("run") / "adapter" / "adapter_model.safetensors"
+    assert result.read_bytes() == local_adapter(network.config(**sections), tmp_path / "local")

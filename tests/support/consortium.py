@@ -23,6 +23,7 @@ from privet.config import parse
 from privet.deploy.operating import Operator
 from privet.deploy.project import Project, make_project
 from privet.engines.homes import FOLDER, KEYS, ROSTER, SITE, ServerHome, SiteHome
+from privet.reading import Reading
 from privet.sealing.enrolment import assemble, init_keys, sign_file
 
 SITES = ("hosp-a", "hosp-b", "hosp-c")
@@ -68,11 +69,38 @@ def write_records(path: Path, count: int, seed: int, mark: str = "") -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-class Consortium:
-    """Server, sites and operator; every process is ended by `close`."""
+def approved(*configs: str) -> list[str]:
+    """Fingerprints of the ways in which these configurations read records, for a site's policy."""
+    return [Reading.of(parse(yaml.safe_load(text)).data).fingerprint for text in configs]
 
-    def __init__(self, base: Path, sites: Sequence[str] = SITES, mark: str = "") -> None:
+
+def environment(phases: Path | None, mark: str) -> dict[str, str]:
+    """The machines' environment."""
+    if phases is None:
+        return dict(os.environ)
+    paths = [str(Path(__file__).with_name("phases")), os.environ.get("PYTHONPATH", "")]
+    hooked = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PRIVET_TEST_PHASES": str(phases),
+        "PRIVET_TEST_CANARY": mark,
+    }
+    return {**os.environ, **hooked}
+
+
+class Consortium:
+    """Server, sites and operator; every process is ended by `close`.
+
+    With ``phases`` its processes do what `order` says at chosen phases and keep a journal: `support.phases`.
+    """
+
+    def __init__(
+        self, base: Path, sites: Sequence[str] = SITES, mark: str = "", *, phases: bool = False
+    ) -> None:
         self.base, self.sites = base, tuple(sites)
+        self.phases = base / "phases" if phases else None
+        if self.phases is not None:
+            self.phases.mkdir()
+        self._environment, self._orders = environment(self.phases, mark), 0
         port, admin = free_ports(2)
         self.project = Project(
             name="trial", server="localhost", sites=self.sites, port=port, admin_port=admin
@@ -87,7 +115,8 @@ class Consortium:
             shutil.copy(base / ROSTER, kit / FOLDER / ROSTER)
         for number, name in enumerate(self.sites):
             write_records(self.data(name), 60 + 10 * number, number, mark)
-            self.settings(name, threads=1, policy={"allow_insecure_test_seed": True, "max_epsilon": 1000.0})
+            limits = {"allow_insecure_test_seed": True, "max_epsilon": 1000.0}
+            self.settings(name, threads=1, policy={**limits, "readings": approved(self.config())})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -161,9 +190,12 @@ class Consortium:
                 if name != "server"
                 else []
             )
+            if name in self._processes:
+                self._processes[name].wait()
             with open(self.base / f"{name}.out", "ab") as out:
                 self._processes[name] = subprocess.Popen(
                     command,
+                    env=self._environment,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -213,6 +245,40 @@ class Consortium:
         if process is not None and process.pid in found:
             process.wait()
         return found
+
+    def order(self, machine: str, op: str, when: str, *, number: int = 0, **what: Any) -> Path:
+        """Have something happen once, when a machine reaches a phase; returns the file that says that it did.
+
+        Args:
+            machine: Whose phase.
+            op: Operation of the protocol, or ``open`` at the server.
+            when: ``before`` or ``after``.
+            number: First round in which it may happen.
+            what: ``kill`` a machine, all of it or the processes with ``part`` in their command; or ``do`` something.
+        """
+        assert self.phases is not None
+        if "kill" in what:
+            victim = what["kill"]
+            what["kill"] = str(self.server_kit if victim == "server" else self.site_kit(victim))
+        self._orders += 1
+        path = self.phases / f"order-{self._orders:03}.json"
+        temporary = path.with_suffix(".new")
+        facts = {"machine": machine, "op": op, "when": when, "number": number, **what}
+        temporary.write_text(json.dumps(facts), encoding="utf-8")
+        temporary.rename(path)
+        return path.with_suffix(".done")
+
+    def pace(self, seconds: float) -> None:
+        """Let rounds begin that much later, so that a test can keep up with them."""
+        assert self.phases is not None
+        (self.phases / "pace").write_text(str(seconds), encoding="ascii")
+
+    def journal(self) -> list[dict[str, Any]]:
+        """What the processes wrote down, oldest first."""
+        assert self.phases is not None
+        path = self.phases / "journal.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
 
     def close(self) -> None:
         """End everything."""

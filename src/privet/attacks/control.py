@@ -92,7 +92,7 @@ def prepare(config: Config, material: Material) -> Prepared:
     material.trainer.backbone.detach()
     lora = config.lora
     spec = LoraSpec(lora.rank, lora.alpha, lora.targets, LAYERS, "both", lora.init_seed)
-    answers = answer_tokens(config.data.template, material.dataset, material.model)
+    answers = answer_tokens(config.data.template, material.model)
     model = material.model.model
     backbone = Backbone(model, spec, answers=answers)
     backbone.set_flat(backbone.initial_flat())

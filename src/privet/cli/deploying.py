@@ -107,6 +107,27 @@ def start_site(
         become(kit)
 
 
+@site.command("approve")
+def approve(
+    kit: SiteKit,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="A run's configuration; the agreed one when not given."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show how a run reads this site's rows, and allow runs that read them so from now on."""
+    from privet.deploy.approving import approve as allow
+    from privet.deploy.approving import reading_of
+
+    reading = reading_of(kit, config)
+    _tell(reading.lines())
+    if not yes:
+        typer.confirm("May runs read this site's rows so?", abort=True, err=True)
+    new = allow(kit, reading)
+    typer.echo(f"{'approved' if new else 'was approved before'}: {reading.fingerprint}")
+
+
 @site.command("ledger")
 def ledger(kit: SiteKit, json_: JsonOption = False) -> None:
     """What this site's records were used for so far, over all runs and jobs."""
@@ -138,12 +159,17 @@ def submit(
     continue_: Annotated[
         str | None, typer.Option("--continue", metavar="RUN", help="Go on with this run.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not follow the run.")] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Do not follow the run: if its job ends early, nothing goes on by itself."
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Run a configuration over the sites that are connected, or go on with a run, and follow it to its end.
 
-    While it is followed, a job that ends before its run does is continued by another.
+    While it is followed, a job that ends before its run does is continued by another. With --detach nobody does that.
     """
     from privet.deploy.operating import Operator
 
@@ -162,8 +188,14 @@ def submit(
             status = {"run": run, **operator.follow(run)}
         except KeyboardInterrupt:
             raise Interrupted(
-                f"no longer followed; the job goes on: `privet status {run}`, `privet submit --continue {run}`"
+                f"no longer followed: the job goes on by itself, but nobody continues it if it ends early: "
+                f"`privet status {run}`, then `privet submit --continue {run}`"
             ) from None
+    else:
+        say(
+            f"not followed: a job that ends early, or a site that comes back, is not gone on with until somebody runs "
+            f"`privet submit --continue {run}`"
+        )
     if json_:
         answer(status)
     else:

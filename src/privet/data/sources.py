@@ -36,10 +36,15 @@ class Row:
 
 
 class Broken:
-    """Collects what is wrong with the rows of a file, to report all of it at once."""
+    """Collects what is wrong with the rows of a file, to report all of it at once.
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    Args:
+        source: The file.
+        left_out: Where broken rows are put down, if they are to be left out; else one of them refuses the file.
+    """
+
+    def __init__(self, source: str, left_out: list[str] | None = None) -> None:
+        self.source, self._left_out = source, left_out
         self._found: list[str] = []
 
     def add(self, place: str, what: str) -> None:
@@ -52,6 +57,9 @@ class Broken:
         Raises:
             PrivetError: with the place and the reason of up to 20 rows, and how many there are.
         """
+        if self._left_out is not None:
+            self._left_out += self._found
+            return
         if not self._found:
             return
         more = len(self._found) - _SHOWN
@@ -64,13 +72,19 @@ class Broken:
         )
 
 
-def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field: str) -> list[Row]:
+def rows_of_files(
+    pattern: str,
+    config: JsonlData | CsvData | ParquetData,
+    field: str,
+    left_out: list[str] | None = None,
+) -> list[Row]:
     """All rows of the files that ``pattern`` names, in the order of the files' names.
 
     Args:
         pattern: A path or a glob pattern.
         config: Says how files are read.
         field: Name of the setting, for messages.
+        left_out: Where broken rows are put down; then neither they nor a file without rows are errors.
 
     Raises:
         PrivetError: if there is no such file, it cannot be read, or a row is broken.
@@ -89,9 +103,9 @@ def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field
     rows: list[Row] = []
     for path, name in zip(paths, names, strict=True):
         if isinstance(config, JsonlData):
-            found = _jsonl(path)
+            found = _jsonl(path, left_out)
         elif isinstance(config, CsvData):
-            found = _csv(path, config.delimiter)
+            found = _csv(path, config.delimiter, left_out)
         else:
             found = _parquet(path)
         before = len(rows)
@@ -104,7 +118,7 @@ def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field
             raise PrivetError(
                 f"the file {what}", field=field, given=path, hint="convert it to UTF-8, or check its rights"
             ) from error
-        if len(rows) == before:
+        if len(rows) == before and left_out is None:
             raise PrivetError(
                 "the file has no records",
                 field=field,
@@ -114,16 +128,16 @@ def rows_of_files(pattern: str, config: JsonlData | CsvData | ParquetData, field
     return rows
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    broken = Broken(str(path))
+def _jsonl(path: Path, left_out: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    broken = Broken(str(path), left_out)
     rows = []
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors=_errors(left_out)) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line, parse_constant=_refuse_constant)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
                 broken.add(f"line {number}", f"not valid JSON{where}")
                 continue
@@ -135,14 +149,19 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from rows
 
 
+def _errors(left_out: list[str] | None) -> str:
+    """Where each row stands for itself, a bad byte spoils the characters that it is in and nothing else."""
+    return "strict" if left_out is None else "replace"
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _csv(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    broken = Broken(str(path))
+def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    broken = Broken(str(path), left_out)
     rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="", errors=_errors(left_out)) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         header = next(reader, None)
         if not header or len(set(header)) != len(header):

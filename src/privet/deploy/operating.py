@@ -21,7 +21,9 @@ from privet.deploy.starting import server_home, site_home
 from privet.engines.homes import FOLDER, RUNS, ServerHome
 from privet.engines.serving import FINISHED, INTERRUPTED, OVER, RUNNING, STOPPED
 from privet.errors import PrivetError
+from privet.reading import Reading
 from privet.resolve import trust_model
+from privet.sealing.base import SealingRefused
 
 MOST_JOBS_WITHOUT_A_ROUND = 5
 _POLL_SECONDS, _TEARDOWN_SECONDS = 1.0, 60.0
@@ -71,13 +73,10 @@ class Operator:
             raise PrivetError(
                 "there is a run of this name", field="--name", given=run, hint="--continue goes on with it"
             )
-        if config.data.kind not in ("jsonl", "csv", "parquet"):
-            raise PrivetError(
-                "cannot lie at sites",
-                field="data.kind",
-                given=config.data.kind,
-                allowed="jsonl, csv or parquet; each site names its own file",
-            )
+        try:
+            Reading.of(config.data)
+        except SealingRefused as refused:
+            raise PrivetError(refused.detail, field="data", given=refused.reason) from None
         trust_model(config, self.home.roster().size)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -126,9 +126,11 @@ def _check_agreed(home: SiteHome, parties: int) -> list[str]:
     """
     from privet.config import load
     from privet.data.load import load as load_data
-    from privet.engines.party import Refused, at_site
+    from privet.engines.party import at_site
     from privet.models import resolve as find_model
+    from privet.reading import Reading
     from privet.resolve import resolve
+    from privet.sealing.base import SealingRefused
 
     path = home.path / AGREED
     asked = load(path)
@@ -143,8 +145,16 @@ def _check_agreed(home: SiteHome, parties: int) -> list[str]:
         )
     try:
         config = at_site(asked, home.settings)
-    except Refused as refused:
-        raise PrivetError(refused.detail, field=str(path), given=refused.reason) from None
+        Reading.of(asked.data).check(home.settings.policy)
+    except SealingRefused as refused:
+        raise PrivetError(
+            refused.detail,
+            field=str(path),
+            given=refused.reason,
+            hint=f"look at it, then: privet site approve --kit {home.path.parent}"
+            if refused.reason == "policy-reading"
+            else None,
+        ) from None
     lines = load_data(config.data).report.lines()
     return [*lines, f"base model {find_model(config.model)}"]
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+
+from privet.aggregate import codec_fields
+from privet.codecs import Codec, pack, unpack
 from privet.config import Config, to_yaml
-from privet.protocol import Body
+from privet.protocol import Body, as_array
 from privet.sealing.base import Message
-from privet.wire import Kind, Schema, Text, Whole
+from privet.tokenise import Example
+from privet.wire import Array, Kind, Schema, Text, UpTo, Whole, WireError
 
 JOIN = "join"
 PACKAGES = ("privet", "torch", "transformers", "numpy", "scipy", "cryptography", "tenseal", "nvflare")
 """Packages whose versions must be the server's: other versions may round, seal or answer otherwise."""
 
 _MAX_CONFIG = 1 << 20
+_TOKENS, _LENGTHS, _SUPERVISED = "public_tokens", "public_lengths", "public_supervised"
+_MOST_TOKENS, _MOST_RECORDS = 1 << 24, 1 << 16
 
 
 def joining() -> Message:
@@ -25,19 +33,56 @@ def joining() -> Message:
         "model": Text(128),
         "versions": Text(4096),
     }
-    return Message(Schema(invitation), Schema({"version": Text(32)}))
+    tokens = (UpTo(_MOST_TOKENS),)
+    public: dict[str, Kind] = {
+        _TOKENS: Array("int32", tokens),
+        _LENGTHS: Array("int32", (UpTo(_MOST_RECORDS),)),
+        _SUPERVISED: Array("bool", tokens),
+        **codec_fields(),
+    }
+    return Message(Schema(invitation | public, optional=frozenset(public)), Schema({"version": Text(32)}))
 
 
-def invitation(config: Config, *, dimension: int, model: str) -> Body:
+def invitation(
+    config: Config, *, dimension: int, model: str, public: Sequence[Example] = (), codec: Codec | None = None
+) -> Body:
     """What a site is told.
 
     Args:
         config: The configuration with everything resolved.
         dimension: Trained values D.
         model: Fingerprint of the base model.
+        public: Tokenised public records, if sites make codecs out of them: where only sites know the adapter.
+        codec: The first of these codecs; processors round differently, and all have to begin with the same.
     """
     versions = json.dumps(installed(), sort_keys=True)
-    return {"config": to_yaml(config), "dimension": dimension, "model": model, "versions": versions}
+    body: Body = {"config": to_yaml(config), "dimension": dimension, "model": model, "versions": versions}
+    if codec is None:
+        return body
+    return {
+        **body,
+        _TOKENS: np.concatenate([np.zeros(0, np.int32), *(each.input_ids for each in public)]),
+        _LENGTHS: np.array([len(each) for each in public], np.int32),
+        _SUPERVISED: np.concatenate([np.zeros(0, np.bool_), *(each.supervised for each in public)]),
+        **pack(codec),
+    }
+
+
+def made_from_public(body: Body) -> tuple[list[Example], Codec | None]:
+    """Public records and first codec of an invitation; nothing where it brings none.
+
+    Raises:
+        WireError: if its parts do not fit each other.
+        RoundAborted: if the codec is malformed.
+    """
+    if _TOKENS not in body:
+        return [], None
+    tokens, lengths, supervised = (as_array(body, name) for name in (_TOKENS, _LENGTHS, _SUPERVISED))
+    if (lengths < 1).any() or int(lengths.sum()) != len(tokens) or len(supervised) != len(tokens):
+        raise WireError("wrong-shape", _LENGTHS)
+    cuts = np.cumsum(lengths)[:-1]
+    rows = zip(np.split(tokens, cuts), np.split(supervised, cuts), strict=True)
+    return [Example(f"public/{n}", ids.copy(), which) for n, (ids, which) in enumerate(rows)], unpack(body)
 
 
 def installed() -> dict[str, str]:

@@ -18,11 +18,12 @@ from privet import wire
 from privet.client import Client
 from privet.config import Config, ConfigError, parse
 from privet.engines.homes import SiteHome, SiteSettings
-from privet.engines.joining import JOIN, installed, joining
+from privet.engines.joining import JOIN, installed, joining, made_from_public
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Secrets
 from privet.messages import FINISH, OPEN, ROUND
-from privet.protocol import Body, RoundId
+from privet.protocol import Body, RoundAborted, RoundId
+from privet.reading import Reading
 from privet.sealing.base import SealingRefused, Store
 from privet.sealing.envelope import SERVER, Address, claimed_address, open_envelope, seal_envelope
 from privet.sealing.roster import Roster
@@ -139,8 +140,10 @@ class Party:
         answer = joined.client.handle(op, body)
         if op in (FINISH, OPEN):
             joined.keep_adapter()
-        size = joined.client.aggregator.size
-        return answer, joined.blueprint.answer(size) if op == ROUND else joined.blueprint.kept(op, size)
+        # Where the server sums up, a client's picture of the adapter comes with each question and counts no rounds.
+        state = joined.client.aggregator
+        size = state.size_at(int(body["number"])) if op == ROUND else state.size
+        return answer, joined.blueprint.kept(op, size)
 
     def _not_over(self, due: RoundId) -> None:
         """Rounds and attempts never go back, in no job of the run: an old question that is sent again is refused."""
@@ -160,7 +163,7 @@ class Party:
     def _join(self, body: Body, invitation: bytes) -> Joined:
         asked = understood(str(body["config"]))
         self._same_versions(json.loads(str(body["versions"])))
-        joined = join(self.home, self.run, self.roster, self.number, asked, body)
+        joined = join(self.home, self.run, self.roster, self.number, asked, body, self.log)
         return replace(joined, invitation=invitation)
 
     def _same_versions(self, theirs: dict[str, Any]) -> None:
@@ -189,17 +192,12 @@ def at_site(asked: Config, settings: SiteSettings) -> Config:
     """A run's configuration with this site's own data, model and machine in place of what the server named.
 
     Raises:
-        Refused: if it asks for data of a kind that cannot lie in a site's file.
+        SealingRefused: if it asks for data of a kind that cannot lie in a site's file, or in a way that no site reads.
     """
     if settings.data is None:
-        raise Refused("refused: no-data", "no data: name a file with --data or in site.yaml")
+        raise SealingRefused("no-data", "no data: name a file with --data or in site.yaml")
     raw = asked.model_dump(mode="json")
-    if raw["data"]["kind"] not in ("jsonl", "csv", "parquet"):
-        raise Refused("refused: data-kind", f"data of kind {raw['data']['kind']} cannot lie in a site's file")
-    raw["data"] |= {"path": settings.data, "test_path": None, "public_path": None, "test_public": False}
-    raw["data"]["partition"] = {"kind": "iid", "silos": 1}
-    # Codecs are fitted on what is public without noise: no server declares a share of a site's records so.
-    raw["data"]["split"]["public"] = 0.0
+    raw["data"] = {**Reading.of(asked.data).section, "path": settings.data}
     # Only what changes the numbers is taken from the run's engine section.
     kept = {name: raw["engine"][name] for name in ("micro_batch", "deterministic_units")}
     raw["engine"] = {**kept, "threads": settings.threads, "cache_mebibytes": settings.cache_mebibytes}
@@ -208,15 +206,21 @@ def at_site(asked: Config, settings: SiteSettings) -> Config:
     return parse(raw)
 
 
-def join(home: SiteHome, run: str, roster: Roster, number: int, asked: Config, body: Body) -> Joined:
+def join(
+    home: SiteHome, run: str, roster: Roster, number: int, asked: Config, body: Body, log: Log
+) -> Joined:
     """Check a run against the site's policy and ledger, then load model and data.
+
+    The answer depends on no record: whatever the policy does not allow is refused before the file is opened, and a
+    record that cannot be used is left out without a word to the server.
 
     Raises:
         Refused: if the site does not take part.
-        SealingRefused: likewise, from the ledger.
+        SealingRefused: likewise, from the approved readings and the ledger.
     """
+    from privet.codec_schedule import follows_public
     from privet.lora import factors_of
-    from privet.material import codec_schedule, gather
+    from privet.material import codec_schedule, gather, layout_of
     from privet.resolve import resolve
     from privet.work import Workplace
 
@@ -226,19 +230,39 @@ def join(home: SiteHome, run: str, roster: Roster, number: int, asked: Config, b
     broken = refusals(settings.policy, early)
     if broken:
         raise Refused(f"refused: {broken[0].reason}", "; ".join(each.detail for each in broken))
+    Reading.of(asked.data).check(settings.policy)
     account = home.ledger.open(run, early)
     config = at_site(asked, settings)
-    material = gather(config)
+    material = gather(config, each_alone=True)
+    for note in material.notes:
+        log(f"run {run}, data: {note}")
     if material.trainer.dimension != dimension or material.model.fingerprint != body["model"]:
         raise Refused("refused: other-model", "this site's base model is not the server's")
     (examples,) = material.silos.values()
     backbone = material.trainer.backbone
-    resolved = resolve(config, dimension=dimension, parties=roster.size, factors=factors_of(backbone.layout))
+    resolved = resolve(
+        config,
+        dimension=dimension,
+        parties=roster.size,
+        factors=factors_of(backbone.layout),
+        layout=layout_of(material),
+    )
     account.resolved = resolved
     seed = config.insecure_test_seed
     folder = home.run_folder(run)
     secrets = Secrets.of_site(folder, home.identity, None if seed is None else (seed, number))
-    blueprint = Blueprint(resolved, roster, run, backbone.initial_flat(), codec_schedule(config, material))
+    try:
+        material.public, codec = made_from_public(body)
+    except (wire.WireError, RoundAborted):
+        raise Refused(
+            "refused: malformed", "the invitation's public records or codec are malformed"
+        ) from None
+    # Under a level at which the server knows the adapter, codecs of public records come with each question.
+    given = follows_public(config.codec) and not material.public
+    schedule = codec_schedule(config, material, given=given)
+    if codec is not None:
+        schedule.check(codec)
+    blueprint = Blueprint(resolved, roster, run, backbone.initial_flat(), schedule, codec)
     place = Workplace(home.name, material.trainer, examples, config.engine.micro_batch)
     client = blueprint.client(place, secrets, account)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from privet.cast import Observe, check_weights
+from privet.codec_schedule import follows_public
 from privet.config import Config, load
 from privet.engines.homes import FOLDER, ServerHome
 from privet.engines.joining import invitation
@@ -16,7 +17,7 @@ from privet.engines.remote import Interrupted, RemoteEngine, SegmentEnded, Trans
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Federation
 from privet.keys import SecretStore
-from privet.material import Material, codec_schedule, gather
+from privet.material import Material, codec_schedule, gather, public_for_codec
 from privet.resolve import Resolved
 from privet.run_folder import SIGN, RunFolder
 from privet.runs import start
@@ -75,6 +76,9 @@ class AtSites:
         )
         store = FolderStore(SecretStore(folder / "checkpoints" / "sealing"))
         server = blueprint.server(store, save, observe)
+        told: dict[str, Any] = {"dimension": server.dimension, "model": material.model.fingerprint}
+        if blueprint.seal.hands_sums_on and follows_public(config.codec):
+            told |= {"public": public_for_codec(config, material), "codec": blueprint.first_codec}
         self.home.tell(self.name, {"rounds": server.rounds})
 
         def failed(op: str, party: int, reason: str) -> None:
@@ -85,7 +89,7 @@ class AtSites:
             identity=self.home.identity,
             roster=self.roster,
             name=self.name,
-            invitation=invitation(config, dimension=server.dimension, model=material.model.fingerprint),
+            invitation=invitation(config, **told),
             messages=blueprint.messages,
             due=lambda: server.progress.round,
             timeout=config.engine.site_timeout,

@@ -1,0 +1,179 @@
+"""Loaded by a consortium's processes in tests, never by the product: kills at a chosen phase, and a journal.
+
+Python imports a module of this name at its start when its folder is in PYTHONPATH. It does nothing unless
+``PRIVET_TEST_PHASES`` names a folder. There:
+
+    order-*.json    what happens at a phase: who, at what operation, before or after it, from which round on, and what
+    pace            seconds that the server waits before each round, if it is there
+    journal.jsonl   contributions as they were sealed, survivor sets that shares were given for, sums that were opened
+
+The classes are wrapped when their modules are imported, so no process loads anything that it would not load anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.abc
+import importlib.machinery
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = os.environ.get("PRIVET_TEST_PHASES")
+
+
+def _folder() -> Path:
+    assert FOLDER is not None
+    return Path(FOLDER)
+
+
+def _machine() -> str:
+    """The site's name in its worker, ``server`` in the server's job process."""
+    return sys.argv[-1] if Path(sys.argv[0]).name == "worker.py" else "server"
+
+
+def journal(kind: str, **facts: Any) -> None:
+    """Add a line that no kill takes back."""
+    line = json.dumps({"kind": kind, "machine": _machine(), **facts}).encode() + b"\n"
+    descriptor = os.open(_folder() / "journal.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(descriptor, line)
+    os.close(descriptor)
+
+
+def reach(op: str, when: str, number: int) -> str | None:
+    """Do what was ordered for this phase; returns an order that is for the caller to carry out."""
+    for path in sorted(_folder().glob("order-*.json")):
+        try:
+            order = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        wanted = (order["machine"], order["op"], order["when"])
+        if wanted != (_machine(), op, when) or number < order["number"]:
+            continue
+        try:
+            path.rename(path.with_suffix(".done"))
+        except OSError:
+            continue  # another process was first
+        journal("order", op=op, when=when, number=number, order=order)
+        if order.get("do"):
+            return str(order["do"])
+        _kill(order["kill"], order.get("part", ""))
+    return None
+
+
+def _kill(kit: str, part: str) -> None:
+    """kill -9 of a machine's processes; this one last, if it is among them."""
+    me, found = os.getpid(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+                if kit in line and part in line:
+                    found.append(int(entry.name))
+    for pid in sorted(found, key=lambda each: (each == me, each)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _digest(array: Any) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _client(module: Any) -> None:
+    answer = module.Client.handle
+
+    def handle(self: Any, op: str, body: Any) -> Any:
+        number = int(body.get("number", -1))
+        if reach(op, "before", number) == "raise":
+            raise RuntimeError(f"{os.environ.get('PRIVET_TEST_CANARY', '')} in {__file__}")
+        found = answer(self, op, body)
+        if op == "recover.unmask":
+            slot = {name: int(body[name]) for name in ("number", "attempt")}
+            run = self.sealing._masking._context.run
+            journal("shares", run=run, **slot, survivors=[int(p) for p in body["survivors"]])
+        reach(op, "after", number)
+        return found
+
+    module.Client.handle = handle
+
+
+def _masked(module: Any) -> None:
+    seal, opening = module.MaskedClient.seal, module.MaskedServer.open
+
+    def sealed(self: Any, round: Any, values: Any, question: bytes = b"") -> Any:
+        slot = {"run": self._masking._context.run, "number": round.number, "attempt": round.attempt}
+        journal("sealed", **slot, values=_digest(values))
+        return seal(self, round, values, question)
+
+    def opened(self: Any, round: Any, count: int, replies: Any, question: bytes = b"") -> Any:
+        found = yield from opening(self, round, count, replies, question)
+        slot = {"run": self._unmasking._context.run, "number": round.number, "attempt": round.attempt}
+        journal("opened", **slot, survivors=list(found.survivors))
+        reach("open", "after", round.number)
+        return found
+
+    module.MaskedClient.seal, module.MaskedServer.open = sealed, opened
+
+
+def _unmasking(module: Any) -> None:
+    remove = module.Masks.remove
+
+    def removed(self: Any, words: Any) -> None:
+        reach("open", "before", 0)
+        remove(self, words)
+
+    module.Masks.remove = removed
+
+
+def _transport(module: Any) -> None:
+    """A server, or somebody between, that sends an old question again instead of the one that is due."""
+    exchange = module.FlareTransport.exchange
+    old: dict[tuple[str, int], bytes] = {}
+
+    def exchanged(self: Any, op: str, questions: Any, timeout: float, answered: Any) -> Any:
+        if op == "round" and (_folder() / "pace").exists():
+            time.sleep(float((_folder() / "pace").read_text(encoding="ascii")))
+        sent = dict(questions)
+        for party, raw in questions.items():
+            first = old.setdefault((op, party), raw)
+            if first is not raw and reach(f"send {op} {party}", "before", 0) == "replay":
+                sent[party] = first
+        return exchange(self, op, sent, timeout, answered)
+
+    module.FlareTransport.exchange = exchanged
+
+
+_WRAPPED: dict[str, Callable[[Any], None]] = {
+    "privet.client": _client,
+    "privet.sealing.masked": _masked,
+    "privet.sealing.unmasking": _unmasking,
+    "privet.engines.flare.controller": _transport,
+}
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules to wrap where they would be found anyway."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
+        wrap = _WRAPPED.pop(name, None)
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if wrap else None
+        if spec is None or spec.loader is None or wrap is None:
+            return None
+        load = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            load(module)
+            wrap(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # this one loader's
+        return spec
+
+
+if FOLDER:
+    sys.meta_path.insert(0, _Finder())

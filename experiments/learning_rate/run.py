@@ -1,4 +1,4 @@
-"""The server's learning rate for the examples, chosen on public records alone.
+"""A constant server learning rate with momentum, chosen on public records alone: that of examples/sentiment.yaml.
 
 Run ``python -m experiments.learning_rate.run``.
 
@@ -34,7 +34,7 @@ def configured(study: dict[str, Any], rate: float, sampled: float, seed: int) ->
     raw["insecure_test_seed"] = seed
     raw["lora"]["layers"] = {"top": study["layers"]}
     raw["schedule"] |= {"rounds": study["rounds"], "sampling_rate": sampled, "expected_batch": study["batch"]}
-    raw["schedule"]["server"]["learning_rate"] = rate
+    raw["schedule"]["server"] = {"kind": "adam", "learning_rate": rate, "momentum": 0.9, "beta2": 0.99}
     raw["privacy"] |= {"noise_multiplier": study["noise_multiplier"], "trust": {"colluders": 0}}
     raw["engine"] |= {"threads": 1}
     del raw["privacy"]["target_epsilon"]

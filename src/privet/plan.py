@@ -35,6 +35,21 @@ SCHEMA = 1
 FLOPS_PER_THREAD = {"bfloat16": 3e11, "float32": 8e10}
 """Matrix products of one thread of a current server processor; the weakest part of the time estimate."""
 LIBRARIES_BYTES = 1.2e9
+COHERENCE = {"record": 0.1, "client": 0.3}
+"""Length of the mean of clipped units over the clip norm, at the start of a run, where it was not measured."""
+
+
+@dataclass(frozen=True)
+class PublicSignal:
+    """What public records say of one unit's vector.
+
+    Attributes:
+        clip_norm: The clip norm.
+        coherence: Length of the mean of clipped vectors over the clip norm.
+    """
+
+    clip_norm: float
+    coherence: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Plan:
         traffic: Bytes of one client in one round besides those of the sealing level.
         refusals: Why such a run would not start.
         preparation: What the sealing level costs in a round that prepares the codec, if there are any.
+        measured: What public records say of clip norm and signal, if they were asked.
     """
 
     resolved: Resolved
@@ -60,6 +76,7 @@ class Plan:
     traffic: Traffic
     refusals: list[str] = field(default_factory=list)
     preparation: SealingPlan | None = None
+    measured: PublicSignal | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON, schema 1."""
@@ -67,6 +84,7 @@ class Plan:
         privacy, mechanism = config.privacy, r.system.mechanism
         units = self._units_a_round()
         signal = mechanism.plan(units) if mechanism else {}
+        expected = self._expected_signal(signal)
         return {
             "schema": SCHEMA,
             "system": r.system.name,
@@ -79,7 +97,9 @@ class Plan:
             "noise_norm": signal.get("noise_norm"),
             "largest_signal": signal.get("largest_signal"),
             "noise_to_signal": signal.get("noise_to_signal"),
-            "noise_to_signal_note": "at clip norm 1 where it is taken from public records; the ratio is the same",
+            **expected,
+            "noise_to_signal_note": "at clip norm 1 where it is taken from public records and was not measured; the "
+            "ratios are the same",
             "parties": r.facts.parties,
             "survivors_demanded": r.trust.min_survivors,
             "honest_shares": r.trust.floor,
@@ -107,6 +127,21 @@ class Plan:
             "preparation_bytes_up_per_client_round": round(self.preparation.upload_bytes + self.traffic.up),
             "preparation_noise_multiplier": mechanism.noise_multiplier if mechanism else None,
             "preparation_note": "bytes down do not count the learned codec, whose size is known when it is there",
+        }
+
+    def _expected_signal(self, largest: dict[str, float]) -> dict[str, Any]:
+        """The noise over what the units' mean is expected to add up to (docs/adr/0009-expected-signal.md)."""
+        privacy = self.resolved.config.privacy
+        if privacy is None or not largest:
+            return {}
+        found = self.measured.coherence if self.measured else COHERENCE[privacy.unit]
+        signal = found * largest["largest_signal"]
+        return {
+            "coherence": found,
+            "coherence_source": "measured on public records" if self.measured else "declared",
+            "expected_signal": signal,
+            # The noise may be over anything: where the mean cannot be told from nothing there is no ratio.
+            "noise_to_expected_signal": largest["noise_norm"] / signal if signal > 0 else None,
         }
 
     def _units_a_round(self) -> float:
@@ -138,12 +173,13 @@ class Plan:
         return int(LIBRARIES_BYTES + 1.2 * weights + gradients + cache)
 
 
-def make(config: Config, target_epsilon: float | None = None) -> Plan:
+def make(config: Config, target_epsilon: float | None = None, measured: PublicSignal | None = None) -> Plan:
     """Plan a run.
 
     Args:
         config: A checked configuration.
         target_epsilon: Calibrate to this epsilon instead of what the configuration says.
+        measured: Clip norm and coherence from public records; the declared coherence when absent.
 
     Raises:
         PrivetError: if data, model or composition do not work out.
@@ -158,6 +194,7 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
         parties=len(dataset.silos),
         factors=size.factors,
         layout=size.tensors,
+        clip_norm=measured.clip_norm if measured else 1.0,
     )
     field_of_sum = sum_field(resolved, size.dimension)  # a run's field is made for the uncompressed vector
     sizes = round_sizes(config.codec, size.dimension, config.schedule.rounds)
@@ -178,7 +215,7 @@ def make(config: Config, target_epsilon: float | None = None) -> Plan:
     if preparation := resolved.system.preparation:
         first = _mean_forecast(resolved, field_of_sum, [preparation.system.pipeline.size or size.dimension])
     refusals = _refusals(resolved, dataset)
-    return Plan(resolved, sealing, observers(resolved), size, dataset, traffic, refusals, first)
+    return Plan(resolved, sealing, observers(resolved), size, dataset, traffic, refusals, first, measured)
 
 
 def _mean_forecast(resolved: Resolved, field: Field, sizes: Sequence[int]) -> SealingPlan:

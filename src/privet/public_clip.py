@@ -7,15 +7,18 @@ would clip none of them and make the noise that much too large.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from privet.clip import clip_rows
 from privet.codec_schedule import HELD_OUT
 from privet.config import Config, LocalConfig
 from privet.errors import PrivetError
-from privet.material import Material, codec_schedule
+from privet.material import Material, codec_schedule, gather
 from privet.pipeline import CodecLike, Floats
+from privet.plan import PublicSignal
 from privet.tokenise import Example
 
 MOST_RECORDS = 256
@@ -36,11 +39,55 @@ def public_clip_norm(config: Config, material: Material) -> float:
     return median_length(public_vectors(config, material))
 
 
+def public_signal(config: Config) -> PublicSignal | None:
+    """Load the model and the public records, and measure; ``None`` where the run has no privacy section.
+
+    Raises:
+        PrivetError: if there are too few public records.
+    """
+    if config.privacy is None:
+        return None
+    material = gather(config)
+    given = config.privacy.clip_norm
+    norm = public_clip_norm(config, material) if given == "public" else given
+    return PublicSignal(norm, coherence(public_vectors(config, material), norm))
+
+
 def median_length(batches: Iterable[Floats]) -> float:
     """Median Euclidean length of the rows of several float32 [b, k]."""
     return float(
         np.median(np.concatenate([np.linalg.norm(rows.astype(np.float64), axis=1) for rows in batches]))
     )
+
+
+def coherence(batches: Iterable[Floats], norm: float) -> float:
+    """Length of the mean of units clipped to ``norm``, over ``norm``: 1 if all agree at full length, 0 if none do.
+
+    The square of the mean's length is estimated without the share that even unrelated vectors give it:
+    (|sum|^2 - sum of |v|^2) / (n (n - 1)), at least 0.
+
+    Args:
+        batches: Vectors before the clip, float32 [b, k] each, two in all at least.
+        norm: Clip norm.
+
+    Raises:
+        PrivetError: if there are fewer than two vectors.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for rows in batches:
+        clipped = clip_rows(rows, norm)[0].astype(np.float64)
+        count, total = count + len(clipped), total + clipped.sum(axis=0)
+        squares += float(np.square(clipped).sum())
+    if count < 2:
+        raise PrivetError(
+            "too few public records to see how far they agree",
+            field="--measure",
+            given=f"{count} units",
+            allowed="two or more",
+            hint="leave --measure out, or declare more public records",
+        )
+    agreed = (float(np.square(total).sum()) - squares) / (count * (count - 1))
+    return math.sqrt(max(0.0, agreed)) / norm
 
 
 def public_vectors(config: Config, material: Material) -> Iterator[Floats]:

@@ -133,3 +133,40 @@ def test_noise_over_signal() -> None:
     assert planned["noise_norm"] == pytest.approx(2.0 * 0.5 * DIMENSION**0.5, rel=0.02)
     assert planned["largest_signal"] == pytest.approx(40 * 0.5)
     assert planned["noise_to_signal"] == pytest.approx(planned["noise_norm"] / planned["largest_signal"])
+
+
+def test_noise_over_the_expected_signal() -> None:
+    """The mean of clipped units adds up to n kappa C; kappa is declared, or what public records gave."""
+    noisy = real(privacy={"clip_norm": "public", "noise_multiplier": 2.0})
+    planned = plan.make(noisy).as_dict()
+    assert planned["coherence_source"] == "declared"
+    assert planned["expected_signal"] == pytest.approx(plan.COHERENCE["record"] * 40)
+    assert planned["noise_to_expected_signal"] == pytest.approx(
+        planned["noise_to_signal"] / plan.COHERENCE["record"]
+    )
+    measured = plan.make(noisy, measured=plan.PublicSignal(clip_norm=0.5, coherence=0.1)).as_dict()
+    assert measured["coherence_source"] == "measured on public records"
+    assert measured["expected_signal"] == pytest.approx(0.1 * 0.5 * 40)
+    assert measured["noise_to_expected_signal"] == pytest.approx(measured["noise_norm"] / 2.0)
+    assert measured["noise_norm"] == pytest.approx(2.0 * 0.5 * DIMENSION**0.5, rel=0.02)
+
+
+def test_the_ratio_follows_rate_rounds_code_and_epsilon() -> None:
+    def ratio(epsilon: float, **sections: Any) -> float:
+        return float(plan.make(real(**sections), epsilon).as_dict()["noise_to_expected_signal"])
+
+    schedule = {"rounds": 4, "sampling_rate": 0.2, "expected_batch": 40}
+    base = ratio(2.0)
+    assert ratio(1.0) > base
+    assert ratio(2.0, schedule=schedule | {"rounds": 16}) > base
+    # Twice the rate is twice the records, at less than twice the noise.
+    assert ratio(2.0, schedule=schedule | {"sampling_rate": 0.4, "expected_batch": 80}) < base
+    code = {"kind": "random_projection", "ratio": 4}
+    assert ratio(2.0, codec=code) == pytest.approx(base / 2, rel=0.05)
+
+
+def test_nothing_to_see_has_no_ratio_and_no_noise_no_signal() -> None:
+    unseen = plan.make(real(), measured=plan.PublicSignal(1.0, 0.0)).as_dict()
+    assert unseen["expected_signal"] == 0
+    assert unseen["noise_to_expected_signal"] is None
+    assert "coherence" not in plan.make(real(system={"kind": "fedavg"}, privacy=None)).as_dict()

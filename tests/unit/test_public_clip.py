@@ -14,7 +14,7 @@ from privet.codecs.public_subspace import PublicSubspace
 from privet.codecs.random_projection import RandomProjection
 from privet.config import Config
 from privet.errors import PrivetError
-from privet.public_clip import public_clip_norm
+from privet.public_clip import coherence, public_clip_norm
 
 PUBLIC = examples(80, seed=9)
 PROJECTION = {"kind": "random_projection", "ratio": 4}
@@ -91,6 +91,27 @@ def test_a_codec_that_is_still_to_be_learned_does_not_count() -> None:
         schedule=STEPS,
     )
     assert norm(learned) == median(updates())
+
+
+def test_coherence_of_vectors_that_agree_and_of_some_that_do_not() -> None:
+    same = np.tile(np.eye(1, DIMENSION, dtype=np.float32), (20, 1))
+    assert coherence([same, 3 * same], norm=1.0) == pytest.approx(1, abs=1e-5)
+    assert coherence([0.5 * same], norm=1.0) == pytest.approx(0.5, abs=1e-5)
+    assert coherence([np.eye(DIMENSION, dtype=np.float32)], norm=1.0) == 0
+    with pytest.raises(PrivetError, match="too few public records"):
+        coherence([same[:1]], norm=1.0)
+
+
+def test_coherence_leaves_out_what_unrelated_vectors_add() -> None:
+    """A mean of length 0.3 among noise: the length of 30 vectors' mean alone would say 0.35 on average."""
+    generator = np.random.default_rng(0)
+    shared = 0.3 * np.eye(1, 400, dtype=np.float32)[0]
+    found = []
+    for _ in range(60):
+        rows = shared + generator.standard_normal((30, 400)).astype(np.float32) / 20
+        found.append(coherence([rows[:10], rows[10:]], norm=10.0) * 10)
+    # Standard error of the mean of 60 is about 0.005.
+    assert np.mean(found) == pytest.approx(0.3, abs=0.02)
 
 
 def test_without_public_records_there_is_no_norm() -> None:

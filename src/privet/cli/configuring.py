@@ -102,19 +102,31 @@ def plan(
     epsilon: Annotated[
         float | None, typer.Option(help="Calibrate the noise to this epsilon of the worst observer instead.")
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Load the model and measure clip norm and expected signal on the public records.",
+        ),
+    ] = False,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Say what a run would promise and cost, before anything runs.
 
-    The model's weights are not loaded. Epsilon is told for every observer, with what cross-checks it.
+    The model's weights are loaded with --measure only. Epsilon is told for every observer, with what cross-checks it.
     """
     from privet import plan as planning
     from privet.config import load
 
     loaded = load(config, set_ or ())
     with stdout_is_for_answers():
-        made: dict[str, Any] = planning.make(loaded, target_epsilon=epsilon).as_dict()
+        measured = None
+        if measure:
+            from privet.public_clip import public_signal
+
+            measured = public_signal(loaded)
+        made: dict[str, Any] = planning.make(loaded, epsilon, measured).as_dict()
     if json_:
         answer(made)
     else:

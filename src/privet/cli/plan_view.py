@@ -26,6 +26,7 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
     facts = {
         "noise multiplier": numbers.number(plan.get("noise_multiplier")),
         "noise over largest possible signal": f"{numbers.number(ratio)} (norms, in one round)",
+        "noise over expected signal": _expected(plan),
         "up, a client and release of stage 1": stage_one,
         "up, a client and round": numbers.size(plan["bytes_up_per_client_round"]),
         "down, a client and round": numbers.size(plan["bytes_down_per_client_round"]),
@@ -44,6 +45,14 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
     parts += [Text(f"warning: {warning}", style="yellow") for warning in sealing.get("warnings", [])]
     parts += [Text(f"refused: {refusal}", style="bold red") for refusal in plan.get("refusals", [])]
     return parts
+
+
+def _expected(plan: Mapping[str, Any]) -> str | None:
+    if plan.get("coherence") is None:
+        return None
+    ratio = plan["noise_to_expected_signal"]
+    shown = "no signal to be seen" if ratio is None else numbers.number(ratio)
+    return f"{shown} (coherence {numbers.number(plan['coherence'])}, {plan['coherence_source']})"
 
 
 def _observer(row: Mapping[str, Any]) -> ObserverRow:

@@ -14,6 +14,7 @@ from privet.deploy.project import SECRET_SUFFIXES
 from privet.engines.homes import AGREED, FOLDER, RUNS, SITE, ServerHome, SiteHome
 from privet.engines.joining import installed
 from privet.errors import PrivetError
+from privet.sealing.identity import check_mode
 from privet.site_policy import refusals
 
 _APP = "nvflare.private.fed.app"
@@ -70,15 +71,7 @@ def check_secret_files(kit: Path) -> None:
     """
     for path in sorted(kit.rglob("*")):
         if path.suffix in SECRET_SUFFIXES and path.name != "rootCA.pem" and path.is_file():
-            mode = stat.S_IMODE(path.stat().st_mode)
-            if mode & 0o077:
-                raise PrivetError(
-                    "others could read this private key",
-                    field=str(path),
-                    given=f"mode {mode:04o}",
-                    allowed="mode 0600",
-                    hint=f"chmod 600 {path}; if others did have access, ask for a new kit",
-                )
+            check_mode(path, stat.S_IMODE(path.stat().st_mode), otherwise="ask for a new kit")
 
 
 def prepare_site(kit: Path, data: Path | None) -> list[str]:

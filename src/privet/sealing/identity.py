@@ -99,14 +99,7 @@ class Identity:
             raise PrivetError(
                 "no identity to read", field=str(path), hint=f"make one with: privet keys init {directory}"
             ) from None
-        if mode & 0o077:
-            raise PrivetError(
-                "others could read this private key",
-                field=str(path),
-                given=f"mode {mode:04o}",
-                allowed="mode 0600",
-                hint=f"chmod 600 {path}; if others did have access, make a new key and a new roster",
-            )
+        check_mode(path, mode, otherwise="make a new key and a new roster")
         try:
             key = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError):
@@ -123,6 +116,27 @@ class Identity:
     def sign(self, context: str, roster_hash: bytes, body: Body) -> bytes:
         """Sign a body for one purpose under one roster: 64 bytes, deterministic (RFC 8032)."""
         return self._key.sign(_signed_bytes(context, roster_hash, body))
+
+
+def check_mode(path: Path, mode: int, *, otherwise: str) -> None:
+    """Refuse a private key that others on this machine can read.
+
+    Args:
+        path: Its file.
+        mode: The file's mode bits.
+        otherwise: What to do if others did have access.
+
+    Raises:
+        PrivetError: if the mode lets group or others in.
+    """
+    if mode & 0o077:
+        raise PrivetError(
+            "others could read this private key",
+            field=str(path),
+            given=f"mode {mode:04o}",
+            allowed="mode 0600",
+            hint=f"chmod 600 {path}; if others did have access, {otherwise}",
+        )
 
 
 def verify(public_key: bytes, signature: bytes, context: str, roster_hash: bytes, body: Body) -> bool:

@@ -86,7 +86,14 @@ class EchoController(Controller):  # type: ignore[misc]  # nvflare is untyped
                         "server_peak_bytes": peak,
                     }
                 )
-        Path(self.out).write_text(json.dumps(rows), encoding="utf-8")
+                _write(Path(self.out), rows)
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """After each question, so that who gives up waiting has what was measured until then."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(rows), encoding="utf-8")
+    temporary.replace(path)
 
 
 class EchoExecutor(Executor):  # type: ignore[misc]  # nvflare is untyped

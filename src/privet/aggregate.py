@@ -7,6 +7,7 @@ as its picture of what the adapter is.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ from privet.codecs import Codec, fields, pack, unpack
 from privet.config import OptimiserConfig
 from privet.optimiser import Optimiser, moment_sizes
 from privet.pipeline import Floats, Integers
-from privet.protocol import Body, RoundId, as_array
+from privet.protocol import Body, RoundAborted, RoundId, as_array
 from privet.systems.base import System
 
 Compose = Callable[[Codec | None], System]
@@ -28,6 +29,16 @@ Apart = Callable[[], Iterator[Integers]]
 """Contributions to a round one after another, int64 [k] each."""
 
 MOST_CODEC_NUMBERS = 1 << 27
+CODEC_DIGEST = "codec_digest"
+"""Field with the SHA-256 of the codec of a round, which is there itself only where a client may lack it."""
+
+
+UNKNOWN_CODEC = "unknown-codec"
+"""Reason of a client that refuses because it was not sent the codec that a question names."""
+
+
+class UnknownCodec(Exception):
+    """A question names a codec that it does not hold and that was not received before."""
 
 
 def codec_fields() -> dict[str, wire.Kind]:
@@ -72,6 +83,7 @@ class Aggregator:
     codec: Codec | None = None
     rounds: int = 0
     gathered: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    _digest: bytes | None = None
 
     @classmethod
     def fresh(
@@ -140,19 +152,42 @@ class Aggregator:
         self._use(codec)
         return _norm(mean)
 
-    def broadcast(self) -> Body:
-        """What clients need for the next round."""
-        return {"adapter": self.flat, **self._packed()}
+    def broadcast(self, *, with_codec: bool = True) -> Body:
+        """What clients need for the next round.
+
+        Args:
+            with_codec: Whether the codec itself goes along, or its digest alone.
+        """
+        adapter: Body = {"adapter": self.flat}
+        if self.codec is None:
+            return adapter
+        return {**adapter, CODEC_DIGEST: self.codec_digest, **(self._packed() if with_codec else {})}
+
+    @property
+    def codec_digest(self) -> bytes:
+        """SHA-256 of the codec's fields; empty without one."""
+        if self._digest is None:
+            self._digest = _digest_of(self._packed()) if self.codec else b""
+        return self._digest
 
     def take(self, body: Body) -> None:
         """Take adapter and codec of the round that is due from a broadcast.
 
         Raises:
             PrivetError: if the codec is unsound in this run.
-            RoundAborted: if it is malformed.
+            UnknownCodec: if it did not come along and is not the one that is held.
+            RoundAborted: if it is malformed, or not the one of its digest.
         """
+        named = bytes(body.get(CODEC_DIGEST, b""))  # type: ignore[arg-type]  # Blob by the schema
+        sent = {name: body[name] for name in codec_fields() if name in body}
+        if sent or not named:
+            if (_digest_of(sent) if sent else b"") != named:
+                raise RoundAborted("the codec of a question is not the one of its digest")
+            self._take_codec(sent)
+            self._digest = named
+        elif named != self.codec_digest:
+            raise UnknownCodec
         self.flat = as_array(body, "adapter").copy()  # decoded arrays are read-only views
-        self._take_codec(body)
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint or, sealed, for the other clients."""
@@ -198,7 +233,11 @@ class Aggregator:
 
     def _use(self, codec: Codec | None) -> None:
         if codec is not self.codec:
-            self.codec, self.system = codec, self.compose(codec)
+            self.codec, self.system, self._digest = codec, self.compose(codec), None
+
+
+def _digest_of(codec: Body) -> bytes:
+    return hashlib.sha256(wire.encode(codec)).digest()
 
 
 def _norm(vector: Floats) -> float:

@@ -8,11 +8,12 @@ release that no ledger knows of.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from privet import __version__, wire
-from privet.aggregate import Aggregator
+from privet.aggregate import UNKNOWN_CODEC, Aggregator, UnknownCodec
 from privet.codecs import Codec, ErrorFeedback
 from privet.errors import PrivetError
 from privet.keys import ClientKeys
@@ -109,6 +110,10 @@ class Client:
             answered = RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8)))
             if round_id == answered and last[16 : 16 + _DIGEST_BYTES] == question:
                 size = int.from_bytes(last[48:56], "big")
+                if "adapter" in body:
+                    # A client that was restarted needs no codec to repeat itself, but may need it in the next round.
+                    with suppress(UnknownCodec):
+                        self.aggregator.take(body)
                 try:
                     return wire.decode(last[56:], self.answers(op, size))
                 except wire.WireError as error:
@@ -171,6 +176,8 @@ class Client:
             self._take(rounds, body)
         except (RoundAborted, wire.WireError):
             raise SealingRefused("malformed", "adapter or codec of the question are malformed") from None
+        except UnknownCodec:
+            raise SealingRefused(UNKNOWN_CODEC, "the question's codec has not come here yet") from None
         except PrivetError:
             raise SealingRefused("unsound-codec", "the question's codec is refused in this run") from None
 

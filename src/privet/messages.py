@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from privet import wire
-from privet.aggregate import codec_fields
+from privet.aggregate import CODEC_DIGEST, codec_fields
 from privet.protocol import Body
 from privet.sealing.base import Message, SealingServer
 from privet.sealing.state_seal import HASH_BYTES, most_sealed_bytes
@@ -43,7 +43,7 @@ def own_schemas(dimension: int, state_bytes: int, *, encrypted: bool) -> dict[st
     enrol = Message(Schema({"run": Text(128), "dimension": _NUMBER}), Schema({"version": Text(32)}))
     nothing = Schema({})
     if not encrypted:
-        adapter, codec = Array("float32", (dimension,)), codec_fields()
+        adapter, codec = Array("float32", (dimension,)), {**codec_fields(), CODEC_DIGEST: Blob(32, 32)}
         question = Schema({**where, "adapter": adapter, **codec}, optional=frozenset(codec))
         return {ENROL: enrol, ROUND: Message(question, nothing)}
     state, tag = Blob(most_sealed_bytes(state_bytes)), Blob(HASH_BYTES, HASH_BYTES)
@@ -62,5 +62,11 @@ def answer_schema(sealed: Schema, *, encrypted: bool) -> Schema:
 
 
 def digest(question: Body) -> bytes:
-    """What a question's answers are bound to, 32 bytes: equal at server and client for equal questions only."""
-    return hashlib.sha256(wire.encode(question)).digest()
+    """What a question's answers are bound to, 32 bytes: equal at server and client for equal questions only.
+
+    A codec counts by its digest, so a question stays the same one whether or not the codec goes along.
+    """
+    bound = question
+    if CODEC_DIGEST in question:
+        bound = {name: value for name, value in question.items() if name not in codec_fields()}
+    return hashlib.sha256(wire.encode(bound)).digest()

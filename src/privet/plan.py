@@ -126,7 +126,8 @@ class Plan:
             "preparation_values": preparation.system.pipeline.size or self.size.dimension,
             "preparation_bytes_up_per_client_round": round(self.preparation.upload_bytes + self.traffic.up),
             "preparation_noise_multiplier": mechanism.noise_multiplier if mechanism else None,
-            "preparation_note": "bytes down do not count the learned codec, whose size is known when it is there",
+            "preparation_note": "bytes down count the learned codec once, at its size at most: what stage 1 says of "
+            "tensors decides how many networks it has",
         }
 
     def _expected_signal(self, largest: dict[str, float]) -> dict[str, Any]:

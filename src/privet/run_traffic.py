@@ -5,15 +5,25 @@ The sealing levels count what is theirs (`SealingPlan`). A run without dropouts 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from privet import __version__
-from privet.aggregate import state_schema
-from privet.codec_config import CodecConfig, IdentityCodec, PruneCodec, PublicSubspaceCodec, TopKCodec
+from privet.aggregate import CODEC_DIGEST, state_schema
+from privet.codec_config import (
+    AutoencoderCodec,
+    CodecConfig,
+    IdentityCodec,
+    PruneCodec,
+    PublicSubspaceCodec,
+    RowPcaCodec,
+    TopKCodec,
+)
 from privet.codecs import pack
 from privet.codecs.base import Provenance
 from privet.codecs.message import HEADER, POOLS
@@ -26,6 +36,7 @@ from privet.sealing.state_seal import sealed_bytes
 from privet.traffic import Sizes, Traffic, message_bytes
 from privet.wire import Schema
 
+DIGEST_BYTES = 32
 _HEADER_BYTES = 160
 """About what the header of a codec takes that has one array or none; one array a tensor takes more."""
 
@@ -60,8 +71,12 @@ class RunTraffic:
         total = Traffic.of(enrol.request, enrol.reply, {"run": RUN_NAME_BYTES}, {"version": len(__version__)})
         question = messages[ROUND].request
         if not self.encrypted:
-            for size in self.sizes:
-                total += Traffic(0, message_bytes(question, **self._codec(size)))
+            for number, size in enumerate(self.sizes):
+                codec = self._codec(size)
+                # The codec travels when it changes; its digest always.
+                digest: dict[str, Any] = {CODEC_DIGEST: DIGEST_BYTES} if codec else {}
+                whole = codec if self._changes(number) else {}
+                total += Traffic(0, message_bytes(question, **whole, **digest))
             return total * (1 / rounds)
         states = [sealed_bytes(self._state(size)) for size in self.sizes]
         # The first round needs no state; the one after the last goes out with the last message.
@@ -76,6 +91,14 @@ class RunTraffic:
     @property
     def _follows_the_last(self) -> bool:
         return isinstance(self.codec, PruneCodec) and self.codec.mask == "last_update"
+
+    def _changes(self, number: int) -> bool:
+        """Whether round ``number`` brings a codec that the round before did not have."""
+        if isinstance(self.codec, PruneCodec):
+            return True
+        if isinstance(self.codec, RowPcaCodec | PublicSubspaceCodec):
+            return number % self.codec.refresh_rounds == 0
+        return number == 0
 
     def _state(self, size: int) -> int:
         moments: dict[str, Any] = moment_sizes(self.optimiser, self.dimension)
@@ -96,4 +119,35 @@ class RunTraffic:
                 numbers[POOLS["float32"]] = size * self.dimension
             case TopKCodec():
                 numbers[POOLS["int32"]] = size
+            case AutoencoderCodec():
+                # Where each number of the pictures comes from, and the weights.
+                numbers[POOLS["int32"]] = self.dimension
+                numbers[POOLS["float32"]] = codec_weights(self.codec)
         return {HEADER: _HEADER_BYTES, **numbers}
+
+
+def codec_weights(codec: AutoencoderCodec) -> int:
+    """Weights of all networks of an autoencoder: one, or with an allocation at most one for each ratio up to 64."""
+    if codec.allocation == "uniform":
+        return network_weights(codec, codec.ratio)
+    return sum(network_weights(codec, 2.0**step) for step in range(1, 7))
+
+
+def network_weights(codec: AutoencoderCodec, ratio: float) -> int:
+    """Weights of one network, as `privet.codecs.networks` builds it."""
+    if codec.network == "mlp":
+        block = codec.block
+        size = max(1, round(block / ratio))
+        linear, hidden = 2 * block * size, 2 * size
+        return (
+            linear + (block + 1) * hidden + (hidden + 1) * size + (size + 1) * hidden + (hidden + 1) * block
+        )
+    strides = max(1, round(math.log2(ratio)))
+    channels = [2, *(2 << step for step in range(strides))]
+    last, steps = channels[-1], list(pairwise(channels))
+    residuals = 2 * 3 * 2 * (9 * last * last + 3 * last)
+    ends = 20 + 19 + 2 * (last * last + last)
+    down = sum(9 * few * many + 3 * many for few, many in steps)
+    up = sum(16 * few * many + 3 * few for few, many in steps)
+    shortcut = 2 * 8**strides + 2 if codec.network == "conv" else 0
+    return residuals + ends + down + up + shortcut

@@ -8,16 +8,17 @@ needs. Nothing here knows how messages travel, and nothing here sees a contribut
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from privet.aggregate import Aggregator
+from privet.aggregate import CODEC_DIGEST, UNKNOWN_CODEC, Aggregator
+from privet.codecs.message import HEADER
 from privet.errors import PrivetError
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
-from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
+from privet.protocol import Ask, Body, Replies, RoundAborted, RoundId, Steps
 from privet.sealing.base import Message, Opened, SealingServer
 from privet.systems.base import System
 from privet.wire import Schema
@@ -87,6 +88,8 @@ class Server:
     sealed_state: bytes = b""
     size: int = 0
     _failures: int = 0
+    _holds: dict[int, bytes] = field(default_factory=dict)
+    _absent: set[int] = field(default_factory=set)
 
     def steps(self) -> Steps[Progress]:
         """The whole run, from enrolment to the last round; resumes where ``progress`` stands."""
@@ -149,9 +152,10 @@ class Server:
             raise RoundAborted(f"{len(parties)} of {self.survivors_demanded} demanded clients are ready")
         if self.sealing.reveals_contributions:
             self._charge()
-        question: Body = {"number": due.number, "attempt": due.attempt, **self._broadcast()}
+        question: Body = {"number": due.number, "attempt": due.attempt, **self._broadcast(parties)}
         message = Message(self.messages[ROUND].request, self.answer(self.size))
         replies = yield Ask(ROUND, question, to=parties, message=message)
+        self._note_holders(question, replies)
         if len(replies.ok) < self.survivors_demanded:
             raise RoundAborted(
                 f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
@@ -165,10 +169,29 @@ class Server:
             raise RoundAborted("fewer contributions than demanded could be opened")
         return replace(opened, refused={**replies.failed, **opened.refused})
 
-    def _broadcast(self) -> Body:
+    def _broadcast(self, parties: Sequence[int]) -> Body:
         if self.aggregator is not None:
-            return self.aggregator.broadcast()
+            digest = self.aggregator.codec_digest
+            known = all(party in self._absent or self._holds.get(party) == digest for party in parties)
+            return self.aggregator.broadcast(with_codec=not known)
         return {"state": self.sealed_state} if self.sealed_state else {}
+
+    def _note_holders(self, question: Body, replies: Replies) -> None:
+        """Who has the codec now.
+
+        Whoever did not answer may have been restarted, so the codec goes out once more; whoever did not answer that
+        either is waited for no longer, and will say that the codec is unknown when it is back.
+        """
+        if self.aggregator is None:
+            return
+        self._holds |= dict.fromkeys(replies.ok, self.aggregator.codec_digest)
+        self._absent -= set(replies.ok)
+        for party, reason in replies.failed.items():
+            self._holds.pop(party, None)
+            if UNKNOWN_CODEC in reason:
+                self._absent.discard(party)
+            elif CODEC_DIGEST not in question or HEADER in question:
+                self._absent.add(party)
 
     def _compare(self, tags: dict[int, Any]) -> None:
         """Clients' keyed hashes of the state they started from; the server cannot compute them, only compare."""

@@ -5,7 +5,8 @@ Run ``python -m experiments.communication.run``.
 The protocol, its messages and the codecs are the product's; the model is not there. Clients send random updates of a
 real adapter's shapes (LoRA r = 8 on q and v: SmolLM2's, and a 7B model's), since no message's length depends on its
 values. Every question and answer is encoded and counted by its bytes, headers, keys and masks included. A row is the
-mean of a client in a round of one kind: ``prepare`` is stage 1 (statistics, or exact updates), ``train`` is stage 2.
+mean of a client in a round of one kind: ``prepare`` is stage 1 (statistics, or exact updates), ``train`` is stage 2,
+and ``train, new codec`` a round of stage 2 whose codec was not known yet.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import Any
 import numpy as np
 from experiments.study import Results
 
+from privet import wire
 from privet.codec_schedule import CodecSchedule
 from privet.codecs import Layout, dimension_of
+from privet.codecs.message import HEADER
 from privet.config import Config, LocalConfig, parse
 from privet.federation import Secrets, federate
 from privet.messages import ROUND
@@ -31,6 +34,7 @@ from privet.resolve import resolve
 from privet.work import Workplace
 
 HERE = Path(__file__).parent
+NEW_CODEC = "train, new codec"
 ENTRIES: dict[str, dict[str, Any]] = {
     "fedavg": {"system": {"kind": "fedavg"}, "codec": {"kind": "identity"}, "privacy": None},
     "cg_fedllm": {"system": {"kind": "cg_fedllm"}, "privacy": None},
@@ -112,12 +116,16 @@ def counted(study: Mapping[str, Any], adapter: str, entry: str, sealing: str) ->
     )
     kinds = {True: "prepare", False: "train"}
     up, down = defaultdict[str, int](int), defaultdict[str, int](int)
-    due = {"kind": "keys"}
+    due, rounds = {"kind": "keys"}, defaultdict[str, int](int, {"enrol and keys": 1})
     sizes: dict[str, int] = {}
 
     def tap(op: str, party: int, question: bytes, answer: bytes) -> None:
         if op == ROUND:
             due["kind"] = kinds[f.server.progress.number < config.system.preparation_rounds]
+            if HEADER in wire.decode(question, f.engine.messages[ROUND].request):
+                due["kind"] = NEW_CODEC
+            if party == 0:
+                rounds[due["kind"]] += 1
             sizes[due["kind"]] = f.server.size
         # Keys come before the first round and recovery after each: they count where they are due.
         kind = "enrol and keys" if op.startswith(("enrol", "keys")) else due["kind"]
@@ -134,7 +142,6 @@ def counted(study: Mapping[str, Any], adapter: str, entry: str, sealing: str) ->
         tap=tap,
     )
     f.engine.run(f.server.steps())
-    rounds = {"prepare": config.system.preparation_rounds, "train": study["rounds"], "enrol and keys": 1}
     for kind in up:
         share = rounds[kind] * parties
         yield {

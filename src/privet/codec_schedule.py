@@ -35,6 +35,8 @@ PublicGradients = Callable[[Floats], Floats]
 """From trained values, float32 [D], to gradients on public records, float32 [n, D]."""
 
 TRAINING = "training the codec"
+REHEARSED = 48
+"""Public updates that a codec is learned from before there are others; with fewer there is no such rehearsal."""
 HELD_OUT = 24
 """Updates that a codec is measured on; more would cost time and settle nothing."""
 
@@ -53,6 +55,8 @@ class CodecSchedule:
         public: Gradients on public records, where there are any.
         held_out: Gradients on other public records, for measuring; where there are any.
         origin: What ``public`` and ``held_out`` are, in words.
+        rehearsal: Gradients on public records that a learned codec is tried on before anything is released; where there
+            are enough.
         learns: Whether the codec is made from what a preparation released.
         given: Whether it is made elsewhere and comes with each question: at a site without the public records.
         noise: Clip norm and noise of a sum of codes as this run has them, for measuring; absent without noise.
@@ -68,6 +72,7 @@ class CodecSchedule:
     sealed: bool
     public: PublicGradients | None = None
     held_out: PublicGradients | None = None
+    rehearsal: PublicGradients | None = None
     origin: str = "public updates"
     learns: bool = False
     given: bool = False
@@ -107,6 +112,24 @@ class CodecSchedule:
             return None
         self.check(codec)
         return codec
+
+    def rehearse(self, preparation: Preparation, flat: Floats) -> None:
+        """Learn the codec from public updates, as it will be learned from what the preparation releases.
+
+        Nothing is released yet, so what is refused here has cost no privacy (docs/adr/0009-gate-before-stage-1.md).
+
+        Args:
+            preparation: What its rounds will be.
+            flat: Trained values at the start, float32 [D].
+
+        Raises:
+            PrivetError: if such a codec keeps no more than a random projection to the same size.
+        """
+        if self.rehearsal is None or self.config.allow_useless:
+            return
+        rows = self.rehearsal(flat)
+        gathered = rows if preparation.code is None else preparation.code.encode(rows)
+        replace(self, observe=lambda kind, facts: None).learned(preparation, gathered, flat)
 
     def learned(self, preparation: Preparation, gathered: Floats, flat: Floats) -> Codec:
         """The codec that the rest of the run uses, from what a preparation released.

@@ -174,6 +174,18 @@ def _learned_codecs_have_a_source(c: Config) -> Iterator[Row]:
             c.codec.kind,
             "identity, prune, random_projection, count_sketch, top_k, row_pca, public_subspace",
         )
+    if (
+        c.system.kind == "dr_encoder"
+        and c.codec.kind == "count_sketch"
+        and c.codec.allocation == "uniform"
+        and not c.codec.allow_useless
+    ):
+        yield (
+            "codec.allocation",
+            "a sketch that takes nothing from the statistics is no better than a random projection",
+            "uniform",
+            "by_std, by_rate, or codec.allow_useless: true",
+        )
     if c.system.kind == "cg_fedllm" and c.sealing.kind != "none":
         yield "sealing.kind", "the server of cg_fedllm needs updates one by one", c.sealing.kind, "none"
 

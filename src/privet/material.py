@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
-from privet.codec_schedule import HELD_OUT, CodecSchedule, follows_public
+from privet.codec_schedule import HELD_OUT, REHEARSED, CodecSchedule, follows_public
 from privet.codecs import Noise
 from privet.config import Config, LocalConfig
 from privet.data.each_alone import load_each_alone
@@ -315,6 +315,7 @@ def codec_schedule(
 
     follows = material.written or material.public
     held_out = follows[len(fitted) :][:HELD_OUT]
+    tried = material.public[HELD_OUT:][:REHEARSED] if system.preparation_rounds else []
     noise, cohort, p = None, float(len(material.silos)), config.privacy
     if p is not None and p.noise_multiplier and p.clip_norm != "public" and material.silos:
         noise = Noise(p.clip_norm, p.noise_multiplier)
@@ -328,6 +329,7 @@ def codec_schedule(
         sealed=config.sealing.kind != "none",
         public=gradients(fitted) if follows else None,
         held_out=gradients(held_out) if held_out else None,
+        rehearsal=gradients(tried) if len(tried) == REHEARSED else None,
         origin="updates on self-written text" if material.written else "public updates",
         learns=system.preparation_rounds > 0,
         given=given,

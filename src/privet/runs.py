@@ -22,7 +22,7 @@ from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.lora import factors_of
-from privet.material import Material, layout_of
+from privet.material import Material, codec_schedule, layout_of
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import INSECURE, SHARED_ARITHMETIC, privacy_statement
@@ -101,6 +101,7 @@ class _Run:
         material = self.cast.gather(self.config, self.observe)
         resolved = self._resolve(material)
         self._claim(resolved.config)
+        self._rehearse(resolved, material)
         federation = self._federate(resolved, material)
         trainer = material.trainer
         if not any(row["when"] == "before" for row in self.folder.rows("metrics.jsonl")):
@@ -132,6 +133,14 @@ class _Run:
             factors=factors_of(material.trainer.backbone.layout),
             layout=layout_of(material),
         )
+
+    def _rehearse(self, resolved: Resolved, material: Material) -> None:
+        """Refuse a codec that would be useless while nothing is released yet."""
+        preparation = resolved.system.preparation
+        if preparation is not None and not self.folder.rows("rounds.jsonl"):
+            self.observe("stage", {"name": "trying the codec on public records"})
+            schedule = codec_schedule(self.config, material)
+            schedule.rehearse(preparation, material.trainer.backbone.initial_flat())
 
     def _kept(self, name: str, make: Callable[[], float]) -> float:
         """A number that a resumed run must not measure anew: other threads would round it otherwise."""

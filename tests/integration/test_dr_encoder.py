@@ -13,14 +13,17 @@ import torch
 from support.encoder import CODEC, LAYOUT, RELEASES, encoder, encoder_federation
 from support.killing import Calls, Killer, calls_of, die, patched
 from support.toy import DIMENSION, examples, split
-from support.toy_runs import adapter
+from support.toy_runs import adapter, gatherer
 
 from privet.aggregate import Aggregator
+from privet.codec_schedule import CodecSchedule
 from privet.codecs import ErrorFeedback, Provenance
 from privet.config import Config, EncryptedMaskedSealing, EncryptedSealing, MaskedSealing, NoSealing
+from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.privacy.events import NoGuarantee, Release
 from privet.run_folder import RunFolder
+from privet.runs import start
 from privet.server import Server
 
 SEALS = [NoSealing(), MaskedSealing(), EncryptedSealing(), EncryptedMaskedSealing()]
@@ -260,3 +263,17 @@ def test_a_release_of_stage_one_that_is_repeated_is_charged_again(tmp_path: Path
     _, events, rows = outcome(killer.folder)
     assert events == [("stage 1 statistics", RELEASES + 1), ("stage 2 codes", 3)]
     assert [row[0] for row in rows] == list(range(ROUNDS))
+
+
+def test_a_useless_codec_is_refused_before_the_first_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: CodecSchedule, preparation: Any, flat: Any) -> None:
+        raise PrivetError("keeps no more of an update", field="codec")
+
+    monkeypatch.setattr("privet.cast.gather", gatherer())
+    monkeypatch.setattr(CodecSchedule, "rehearse", refuse)
+    with pytest.raises(PrivetError, match="keeps no more"):
+        start(encoder(), "", tmp_path / "run")
+    assert not (tmp_path / "run" / "clients").exists()
+    assert not RunFolder(tmp_path / "run").rows("rounds.jsonl")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.encoder import LAYOUT, RELEASES, encoder
+from support.encoder import CODEC, LAYOUT, RELEASES, encoder
 from support.toy import DIMENSION, config
 
-from privet.codec_config import CountSketchCodec
+from privet.codec_config import AutoencoderCodec, CountSketchCodec
 from privet.codec_schedule import CodecSchedule
 from privet.codecs import Noise, Provenance, StatisticsCode
 from privet.errors import PrivetError
@@ -193,3 +193,32 @@ def test_a_codec_that_keeps_no_more_than_a_random_projection_is_refused() -> Non
     assert abs(told[0]["cosine"] - told[0]["control_cosine"]) < 0.2
     assert told[0]["with_noise"]["cosine"] < told[0]["cosine"]
     assert list(told[0]["per_tensor"]) == [name for name, _ in LAYOUT]
+
+
+def test_a_codec_that_public_updates_show_to_be_useless_is_refused_before_anything_is_released() -> None:
+    """By spread the largest tensor is kept whole; without allocation a network has nothing to learn."""
+    draw = np.random.default_rng(1)
+    rows = (draw.standard_normal((80, DIMENSION)) * np.repeat([4.0, 1.0, 0.1], 8)).astype(np.float32)
+    told: list[str] = []
+
+    def schedule(**changes: Any) -> CodecSchedule:
+        return CodecSchedule(
+            AutoencoderCodec.model_validate({**CODEC, "allow_useless": False, "ratio": 4, **changes}),
+            LAYOUT,
+            0,
+            3,
+            private=True,
+            sealed=True,
+            held_out=lambda flat: rows[48:],
+            rehearsal=lambda flat: rows[:48],
+            learns=True,
+            observe=lambda kind, facts: told.append(kind),
+        )
+
+    zero, preparation = np.zeros(DIMENSION, np.float32), composed().system.preparation
+    assert preparation is not None
+    with pytest.raises(PrivetError, match="no more of an update"):
+        schedule().rehearse(preparation, zero)
+    schedule(allow_useless=True).rehearse(preparation, zero)
+    schedule(allocation="by_std").rehearse(preparation, zero)
+    assert told == [], "nothing of a rehearsal is written down as the run's codec"

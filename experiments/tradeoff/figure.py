@@ -10,7 +10,7 @@ import numpy as np
 from experiments.study import ROOT
 from experiments.tradeoff.run import open_results, read_study
 from experiments.tradeoff.setups import NOMINAL
-from experiments.tradeoff.summary import Found, found
+from experiments.tradeoff.summary import EPSILONS, Found, found
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 FIGURE = ROOT / "docs" / "figures" / "tradeoff.png"
 BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9741a", "#2b8a3e", "#666666", "#b3261e"
 SILOS = (1, 4, 16, 64)
-EPSILONS = {8: 0.424, 1: 0.826}
-"""Noise multiplier of the whole sum that each epsilon takes."""
-
 Results = Mapping[tuple[str, float | None], Found]
 
 

@@ -210,6 +210,28 @@ def table(results: Mapping[tuple[str, float | None], Found], task: str) -> list[
     return lines
 
 
+EPSILONS = {8: 0.424, 1: 0.826}
+"""Noise multiplier of the whole sum that each epsilon takes, without colluders."""
+CLOSE = 1.05
+"""A level of noise stands for another that is at most so many times larger or smaller."""
+
+
+def against_local(results: Mapping[tuple[str, float | None], Found]) -> list[str]:
+    """Local noise of n silos is hedge at the root of n times the noise: a Markdown table of what sharing gains."""
+    lines = ["| ε | hedge | n | local noise | gain of hedge |", "|---|---|---|---|---|"]
+    levels = {f.setup.noise: f for (family, _), f in results.items() if family == "hedge" and f.setup.noise}
+    for epsilon, sigma in EPSILONS.items():
+        for silos in (4, 16, 64):
+            wanted = math.sqrt(silos) * sigma
+            local = next((f for noise, f in levels.items() if 1 / CLOSE < noise / wanted < CLOSE), None)
+            shared = levels.get(sigma)
+            if local and shared:
+                mine, theirs = shared.loss().value, local.loss().value
+                gain = _shown(difference(local, shared))
+                lines.append(f"| {epsilon} | {mine:.3f} | {silos} | {theirs:.3f} | {gain} |")
+    return lines
+
+
 def _quiet(f: Found) -> bool:
     return f.setup.noise is not None and f.setup.noise < NOMINAL
 
@@ -229,6 +251,7 @@ def main() -> None:
             f"\nhedge - central: {gap.mean:+.4f}, 90 % interval [{gap.low:+.4f}, {gap.high:+.4f}] over {gap.pairs} "
             f"pairs, deviation of a pair {gap.deviation:.4f}, error from test records {gap.over_records:.4f}"
         )
+    print("\n" + "\n".join(against_local(results)))
     references = {name: results.get(key) for name, key in REFERENCES.items()}
     print("\n| NLL difference to | " + " | ".join(references) + " |\n|---|" + "---|" * len(references))
     for f in results.values():

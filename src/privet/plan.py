@@ -104,6 +104,7 @@ class Plan:
             "survivors_demanded": r.trust.min_survivors,
             "honest_shares": r.trust.floor,
             "rounds": config.rounds,
+            "server_optimiser": config.schedule.server.model_dump(mode="json"),
             **self._preparation(),
             "trained_values": self.size.dimension,
             "contribution_values": r.system.pipeline.size or self.size.dimension,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.toy import DIMENSION, WideTrainer, config, examples, federation, split
 from support.toy_runs import gatherer
 
 import privet.cast
 import privet.runs
 from privet import plan
+from privet.cli.plan_view import plan_view
 from privet.config import Config, to_yaml
 from privet.errors import PrivetError
 from privet.model_size import ModelSize
@@ -163,6 +166,18 @@ def test_the_ratio_follows_rate_rounds_code_and_epsilon() -> None:
     assert ratio(2.0, schedule=schedule | {"sampling_rate": 0.4, "expected_batch": 80}) < base
     code = {"kind": "random_projection", "ratio": 4}
     assert ratio(2.0, codec=code) == pytest.approx(base / 2, rel=0.05)
+
+
+def test_the_view_says_both_ratios_and_how_the_server_steps() -> None:
+    server = {"learning_rate": 20.0, "warmup_rounds": 2, "decay": "linear"}
+    schedule = {"rounds": 4, "sampling_rate": 0.2, "expected_batch": 40, "server": server}
+    planned = plan.make(real(schedule=schedule)).as_dict()
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(*plan_view(planned))
+    shown = console.export_text()
+    assert "adam, rate 20 after 2 rounds of warm-up, linear decay to zero" in shown
+    assert f"{planned['noise_to_signal']:.4g} (norms, in one round)" in shown
+    assert f"{planned['noise_to_expected_signal']:.4g} (coherence 0.1, declared)" in shown
 
 
 def test_nothing_to_see_has_no_ratio_and_no_noise_no_signal() -> None:

@@ -108,6 +108,7 @@ def test_what_is_declared_is_what_runs(fake: FakeRunner) -> None:
     results = summary.found(STUDY, rows)
     assert len(results) == len({(s.family, s.noise) for s in setups(STUDY)})
     assert results["hedge", 1.652].rate == 80.0
+    assert len(summary.against_local(results)) == 2 + 2 * 3
     assert all(f.bracketed for f in results.values() if (f.setup.noise or 0) < 3)
 
 

@@ -27,6 +27,7 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
         "noise multiplier": numbers.number(plan.get("noise_multiplier")),
         "noise over largest possible signal": f"{numbers.number(ratio)} (norms, in one round)",
         "noise over expected signal": _expected(plan),
+        "server optimiser": _optimiser(plan["server_optimiser"]),
         "up, a client and release of stage 1": stage_one,
         "up, a client and round": numbers.size(plan["bytes_up_per_client_round"]),
         "down, a client and round": numbers.size(plan["bytes_down_per_client_round"]),
@@ -45,6 +46,12 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
     parts += [Text(f"warning: {warning}", style="yellow") for warning in sealing.get("warnings", [])]
     parts += [Text(f"refused: {refusal}", style="bold red") for refusal in plan.get("refusals", [])]
     return parts
+
+
+def _optimiser(server: Mapping[str, Any]) -> str:
+    warm = f" after {server['warmup_rounds']} rounds of warm-up" if server["warmup_rounds"] else ""
+    falls = "" if server["decay"] == "none" else f", {server['decay']} decay to zero"
+    return f"{server['kind']}, rate {numbers.number(server['learning_rate'])}{warm}{falls}"
 
 
 def _expected(plan: Mapping[str, Any]) -> str | None:

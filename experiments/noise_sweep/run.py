@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from experiments.study import ROOT, Results, arguments
@@ -34,6 +34,7 @@ from privet.work import Workplace
 
 HERE = Path(__file__).parent
 Study = Mapping[str, Any]
+Item = TypeVar("Item")
 Cell = tuple[str, float | None, float, int]
 """Method, epsilon, rate and seed."""
 
@@ -72,7 +73,7 @@ def configured(study: Study, method: str, epsilon: float | None, rate: float, se
     }
     raw["privacy"] |= {"target_epsilon": epsilon, "clip_norm": 1.0}
     if encoder:
-        raw["codec"] |= {"ratio": study["ratio"], "allow_useless": True}
+        raw["codec"] |= {"ratio": study["ratio"], "allow_useless": True, **study["training"]}
         raw["system"]["faithful"] = epsilon is None
     else:
         raw["system"] = {"kind": "fedavg" if epsilon is None else "hedge"}
@@ -98,9 +99,9 @@ def prepare(study: Study, cache: Path) -> Ground:
     held_out = [r for r in records if r.id not in first]
     order = np.random.default_rng(0).permutation(len(held_out))[: study["validation"]]
     each = study["test"] // len(material.test)
-    test = [q for asked in material.test.values() for q in asked[:each]]
+    test = [q for asked in material.test.values() for q in _drawn(asked, each)]
     material = replace(material, public=[e for e in material.public if e.id in first])
-    material.silos = {name: examples[: study["records"]] for name, examples in material.silos.items()}
+    material.silos = {name: _drawn(held, study["records"]) for name, held in material.silos.items()}
     local, trainer = config.schedule.local, material.trainer
     initial, size = trainer.backbone.initial_flat(), local.steps * local.batch_size
     blocks = [material.public[i : i + size] for i in range(0, len(material.public) - size, size)][:24]
@@ -108,6 +109,11 @@ def prepare(study: Study, cache: Path) -> Ground:
     return Ground(
         material, questions(config, [held_out[i] for i in order], material), test, np.stack(updates)
     )
+
+
+def _drawn(items: Sequence[Item], count: int) -> list[Item]:
+    """``count`` of them by a fixed seed: as they come, the embedded data have one label after the other."""
+    return [items[i] for i in sorted(np.random.default_rng(0).permutation(len(items))[:count])]
 
 
 def clip_norm(ground: Ground, config: Config) -> float:

@@ -12,17 +12,21 @@ from typing import Any
 
 import pytest
 from support.consortium import Consortium, until
+from support.openings import faults
 
 SITES = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 ROUNDS = 10
+FLOOR = 3
 VICTIM = "hosp-b"
+PHASES = (("round", "before"), ("round", "after"), ("recover.unmask", "before"))
+"""Before an answer; after a contribution was sealed, before it is sent; and when masks are to be taken off."""
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("flare")]
 
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path_factory.mktemp("consortium"), SITES)
+    made = Consortium(tmp_path_factory.mktemp("consortium"), SITES, phases=True)
     try:
         made.start_all()
         yield made
@@ -81,24 +85,38 @@ def check_rounds(consortium: Consortium, run: str, rounds: int = ROUNDS) -> list
     return found
 
 
+def check_openings(consortium: Consortium) -> None:
+    """No contribution was ever opened with two survivor sets, and none below the floor: see `support.openings`."""
+    journal = consortium.journal()
+    assert {"sealed", "shares", "opened"} <= {line["kind"] for line in journal}
+    assert faults(journal, SITES, FLOOR) == []
+
+
 def wait_for_round(consortium: Consortium, run: str, number: int) -> None:
     until(f"round {number}", lambda: consortium.round_of(run) >= number, seconds=400, pause=0.01)
 
 
-def test_a_killed_worker_is_one_lost_answer(consortium: Consortium) -> None:
-    consortium.submit("worker", config(consortium))
-    follower = Follower(consortium, "worker")
+def test_a_child_killed_at_any_phase_is_one_lost_answer(consortium: Consortium) -> None:
+    orders = [
+        consortium.order(VICTIM, op, when, number=2 + 4 * i, kill=VICTIM, part="privet.engines.worker")
+        for i, (op, when) in enumerate(PHASES)
+    ]
+    consortium.submit("child", config(consortium, 16))
+    follower = Follower(consortium, "child")
     follower.start()
-    wait_for_round(consortium, "worker", 2)
-    assert len(consortium.kill(VICTIM, "privet.engines.worker")) == 1
     assert follower.end()["state"] == "finished"
-    found = check_rounds(consortium, "worker")
-    log = consortium.run_log("worker")
-    # Killed with a question in hand, or between two: then the next one starts it anew, and it has to be invited again.
-    assert "'reason': 'crashed'" in log or "'reason': 'refused: not-joined'" in log
-    assert "'site': 'hosp-b'" in log
+    assert all(order.exists() for order in orders), "all of them were killed"
+    found = check_rounds(consortium, "child", 16)
+    check_openings(consortium)
+    log = consortium.run_log("child")
+    assert log.count("'site': 'hosp-b', 'op': 'round', 'reason': 'crashed'") == 2
+    assert log.count("'site': 'hosp-b', 'op': 'recover.unmask', 'reason': 'crashed'") == 1
+    lost = [row["round"] for row in found if 1 not in row["survivors"]]
+    assert {2, 6} <= set(lost), "its contributions to these rounds were never sent"
+    # Sealed, sent, and in the set that all signed: the others' shares open the sum with it.
+    assert 10 not in lost
     assert found[-1]["survivors"] == [0, 1, 2, 3], "it came back"
-    assert len(consortium.server.orders("worker")["jobs"]) == 1, "within the same job"
+    assert len(consortium.server.orders("child")["jobs"]) == 1, "within the same job"
 
 
 def test_a_killed_job_process_is_started_again(consortium: Consortium) -> None:
@@ -140,6 +158,32 @@ def test_a_killed_job_process_of_the_server_is_gone_on_with_by_who_follows(conso
     assert follower.end()["state"] == "finished"
     check_rounds(consortium, "server-job")
     assert len(consortium.server.orders("server-job")["jobs"]) == 2
+
+
+def test_below_the_floor_a_round_aborts_and_nothing_is_opened(consortium: Consortium) -> None:
+    """Two of four sealed and were killed; then two of four are gone when the masks are to be taken off."""
+    consortium.submit("floor", config(consortium, 12))
+    follower = Follower(consortium, "floor")
+    part = "privet.engines.worker"
+    sealed = [consortium.order(each, "round", "after", number=2, kill=each, part=part) for each in SITES[1:3]]
+    silent = [
+        consortium.order(each, "recover.unmask", "before", number=6, kill=each, part=part)
+        for each in SITES[1:3]
+    ]
+    follower.start()
+    assert follower.end()["state"] == "finished"
+    assert all(order.exists() for order in (*sealed, *silent))
+    found = check_rounds(consortium, "floor", 12)
+    check_openings(consortium)
+    assert found[2]["attempt"] > 0, "the first attempt opened nothing"
+    log = consortium.run_log("floor")
+    assert "'round': 2, 'attempt': 0, 'reason': '2 of 3 demanded contributions came" in log
+    slots = {
+        (line["number"], line["attempt"])
+        for line in consortium.journal()
+        if line["kind"] in ("opened", "shares") and line["run"] == "floor"
+    }
+    assert (2, 0) not in slots
 
 
 def test_a_stopped_run_can_be_gone_on_with(consortium: Consortium) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +18,8 @@ from support.consortium import Consortium, until
 
 from privet.deploy.project import make_project
 from privet.deploy.starting import command
-from privet.engines.homes import FOLDER, KEYS
+from privet.engines.homes import FOLDER, KEYS, ROSTER
+from privet.sealing.enrolment import assemble, init_keys, sign_file
 
 CANARY = "xyzzycanary"
 SITES = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
@@ -25,7 +30,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("flare")]
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Consortium]:
     """Every record, and every path of a site's data, has a word that must not turn up at the server."""
-    made = Consortium(tmp_path_factory.mktemp("consortium"), SITES, mark=CANARY)
+    made = Consortium(tmp_path_factory.mktemp("consortium"), SITES, mark=CANARY, phases=True)
     private = made.base / "private"
     for name in SITES:
         folder = private / name / CANARY
@@ -54,23 +59,52 @@ def finish(consortium: Consortium, run: str) -> str:
     return str(consortium.operator().follow(run)["state"])
 
 
+def leaks(folder: Path, *words: bytes) -> tuple[list[Path], int]:
+    """Files with one of the words in their name, inside, or inside them as an archive; and how many were read."""
+    found, searched = [], 0
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        texts = [str(path.relative_to(folder)).encode(), path.read_bytes()]
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            texts += [archive.read(name) for name in archive.namelist()]
+        searched += 1
+        if any(word in text for word in words for text in texts):
+            found.append(path)
+    return found, searched
+
+
+def test_the_search_for_leaks_finds_them(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text(f"a {CANARY} b", encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "job", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("log", CANARY * 100)
+    (tmp_path / f"{CANARY}.txt").touch()
+    (tmp_path / "nothing").write_bytes(b"x")
+    found, searched = leaks(tmp_path, CANARY.encode())
+    assert sorted(path.name for path in found) == sorted(["plain", "job", f"{CANARY}.txt"])
+    assert searched == 4
+
+
 def test_a_site_that_fails_tells_its_errors_type_and_nothing_else(consortium: Consortium) -> None:
-    """One site's file is gone, with its path in the message; the others go on, and nothing of it is elsewhere."""
+    """One site's file is gone, another's training raises in a round, each with a canary in its message: nothing of it
+    is at the server, and the sites' own people have all of it."""
     path = consortium.data("hosp-d")
     path.rename(path.with_suffix(".gone"))
+    order = consortium.order("hosp-b", "round", "before", number=1, do="raise")
     assert finish(consortium, "broken") == "finished"
+    assert order.exists()
+    assert "'site': 'hosp-b', 'op': 'round', 'reason': 'failed: RuntimeError'" in consortium.run_log("broken")
+    assert f"RuntimeError: {CANARY} in" in consortium.site_log("hosp-b")
     assert "'site': 'hosp-d', 'op': 'join', 'reason': 'failed: PrivetError'" in consortium.run_log("broken")
     assert CANARY in consortium.site_log("hosp-d"), "the site's own people see what is wrong"
-    searched = 0
-    for path in consortium.server_kit.rglob("*"):
-        if path.is_file():
-            searched += 1
-            assert CANARY.encode() not in path.read_bytes(), path
-            assert b"records.jsonl" not in path.read_bytes(), path
+    found, searched = leaks(consortium.server_kit, CANARY.encode(), b"records.jsonl", b"sitecustomize.py")
+    assert not found
     assert searched > 30
     stdout = (consortium.base / "server.out").read_text(encoding="utf-8")
     assert "ended" in stdout or "INFO" in stdout
     assert CANARY not in stdout
+    assert "records.jsonl" not in stdout
+    path.with_suffix(".gone").rename(path)
     # Nor do the sites' kits, FLARE's logs among them, have another site's.
     for name in SITES[:3]:
         for path in consortium.site_kit(name).rglob("*.txt"):
@@ -134,7 +168,7 @@ def test_a_known_site_with_anothers_key_is_refused(consortium: Consortium) -> No
 
 
 def test_a_foreign_certificate_gets_no_connection(consortium: Consortium, tmp_path: Path) -> None:
-    """The same names and ports, from another authority: neither side gets through the handshake."""
+    """The same names and ports, from another authority: neither side gets through the handshake, and both say why."""
     kits = make_project(consortium.project, tmp_path / "foreign")
     kit = kits.sites["hosp-c"]
     consortium.kill("hosp-c")
@@ -151,3 +185,61 @@ def test_a_foreign_certificate_gets_no_connection(consortium: Consortium, tmp_pa
     finally:
         process.kill()
         process.wait()
+    # It did not believe the server. Somebody who does, and shows that certificate, is not believed either.
+    log, at = consortium.base / "server.out", (consortium.base / "server.out").stat().st_size
+    context = ssl.create_default_context(cafile=str(consortium.site_kit("hosp-c") / "startup" / "rootCA.pem"))
+    context.load_cert_chain(kit / "startup" / "client.crt", kit / "startup" / "client.key")
+    context.set_alpn_protocols(["h2"])
+    # With TLS 1.3 a client learns that it was refused when it reads.
+    with contextlib.suppress(ssl.SSLError, ConnectionError):
+        raw = socket.create_connection(("127.0.0.1", consortium.project.port), 10)
+        with context.wrap_socket(raw, server_hostname="localhost") as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            assert connection.recv(100) == b""
+    said = until("the server's reason", lambda: log.read_bytes()[at:], seconds=20).decode()
+    assert "Handshake failed" in said
+    assert "certificate" in said
+    consortium.start("hosp-c")
+    consortium.connected("hosp-c")
+
+
+def test_a_replayed_question_is_refused_at_the_site_and_told_at_the_server(consortium: Consortium) -> None:
+    """The server, or who can make it, sends a question of round 0 again in round 1; others go on without that site."""
+    order = consortium.order("server", "send recover.survivors 1", "before", do="replay")
+    assert finish(consortium, "replay") == "finished"
+    assert order.exists()
+    line = "'site': 'hosp-b', 'op': 'recover.survivors', 'reason': 'refused: replayed'"
+    assert line in consortium.run_log("replay")
+    assert "recover.survivors: refused: replayed: round (0, 0) after round (1, 0)" in consortium.site_log(
+        "hosp-b"
+    )
+
+
+def test_a_server_that_changes_the_roster_is_refused_by_every_site(consortium: Consortium) -> None:
+    """Keys of the server's own making under the sites' names, signed by those keys: in order by itself."""
+    path = consortium.server_kit / FOLDER / ROSTER
+    true = path.read_bytes()
+    forged = consortium.base / "forged"
+    cards = [init_keys(forged / name, name) for name in SITES]
+    assemble(cards, "trial", path)
+    for name in SITES:
+        sign_file(forged / name, path)
+    try:
+        assert finish(consortium, "roster") == "failed"
+    finally:
+        path.write_bytes(true)
+    log = consortium.run_log("roster")
+    told = [
+        name for name in SITES if f"'site': '{name}', 'op': 'join', 'reason': 'refused: bad-signature'" in log
+    ]
+    assert len(told) >= 3, "a job begins with three sites"
+    assert all("run roster, join: refused: bad-signature" in consortium.site_log(name) for name in told)
+
+
+def test_a_reading_that_no_site_approved_is_refused(consortium: Consortium) -> None:
+    words = {"kind": "classification", "verbalisers": {"0": " negative", "17": " positive"}}
+    text = consortium.config(data={"template": words}, schedule={"rounds": 2, "min_survivors": 3})
+    consortium.submit("reading", text)
+    assert consortium.operator().follow("reading")["state"] == "failed"
+    assert consortium.run_log("reading").count("'op': 'join', 'reason': 'refused: policy-reading'") >= 3
+    assert "how the run reads records was not approved at this site" in consortium.site_log("hosp-a")

@@ -193,9 +193,12 @@ class Consortium:
             if name in self._processes:
                 self._processes[name].wait()
             with open(self.base / f"{name}.out", "ab") as out:
+                environment = dict(self._environment)
+                if name == "server":
+                    environment.pop("PRIVET_TEST_CANARY", None)
                 self._processes[name] = subprocess.Popen(
                     command,
-                    env=self._environment,
+                    env=environment,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,

@@ -85,9 +85,9 @@ def test_what_no_site_reads_is_refused_whatever_its_policy(data: dict[str, Any],
 BAD_LINES = {
     "no JSON": '{"text": "half',
     "no object": "[1, 2]",
-    "no column": '{"label": 1}',
-    "no verbaliser": '{"text": "t", "label": 7}',
-    "half a character": '{"text": "\\ud800", "label": 1}',
+    "no column": '{"label": 1, "patient": 1}',
+    "no verbaliser": '{"text": "t", "label": 7, "patient": 1}',
+    "half a character": '{"text": "\\ud800", "label": 1, "patient": 1}',
     "too deep": "[" * 100_000,
     "no group": '{"text": "t", "label": 1}',
 }

@@ -75,7 +75,8 @@ def init(
     typer.echo(f"authority  {kits.authority}  (secret: take it offline; it can make kits)")
     say(
         "Hand each kit to its site like a password. Then at each site: "
-        "`privet keys init KIT/privet/keys --name SITE`, and send card.json around. docs/deploy.md goes on."
+        "`privet keys init KIT/privet/keys --name SITE`, send card.json around, and look at how runs read "
+        "the rows: `privet site approve --kit KIT`. docs/deploy.md goes on."
     )
 
 

@@ -1,9 +1,10 @@
 """Sentences that the base model writes itself from the task's prompt: public updates without any real data.
 
-The prompt's own words are public, and so is the model. It continues them where a column would stand, what it writes
-up to the end of the line becomes the column, and so on to the end of the completion; a class is drawn by the odds that
-the model gives the verbalisers. Sampling is by a public seed. The sentences are kept in the cache folder; where that
-was emptied, the same machine writes the same ones again.
+The prompt's own words are public, and so is the model. It continues the prompt where a column would stand, what it
+writes up to the end of the line becomes the column, and so on to the end of the completion. In classification it first
+reads the prompt's end with a verbaliser (``Sentiment: positive``), or it could not know what the text is about; a class
+is then drawn by the odds that it gives the verbalisers. Sampling is by a public seed. The sentences are kept in the
+cache folder; where that was emptied, the same machine writes the same ones again.
 
 Top-k sampling: Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation", arXiv 1805.04833.
 """
@@ -27,7 +28,7 @@ from privet.data_config import ClassificationTemplate, PromptTemplate
 from privet.models import LoadedModel
 from privet.templates import render
 
-RECIPE = "1"
+RECIPE = "2"
 """Changes whenever other sentences would come out of the same seed."""
 TOP_K = 50
 COLUMN_TOKENS = 24
@@ -75,13 +76,15 @@ def write(
         pieces += _PIECE.split(template.completion)
     rows: list[dict[str, str]] = [{} for _ in range(count)]
     texts = [""] * count
+    before = _lead_ins(template, count, seed) if isinstance(template, ClassificationTemplate) else texts
     for number, piece in enumerate(pieces):
         if piece in ("{{", "}}"):
             texts = [text + piece[0] for text in texts]
         elif piece.startswith("{"):
             column = piece[1:-1]
             if column not in rows[0]:
-                for row, value in zip(rows, _columns(model, texts, (seed, number)), strict=True):
+                asked = [first + text for first, text in zip(before, texts, strict=True)]
+                for row, value in zip(rows, _columns(model, asked, (seed, number)), strict=True):
                     row[column] = value
             texts = [text + row[column] for text, row in zip(texts, rows, strict=True)]
         else:
@@ -92,6 +95,14 @@ def write(
         for row, odds in zip(rows, _odds(model, texts, words), strict=True):
             row[template.label] = labels[drawn.choice(len(labels), p=odds)]
     return rows
+
+
+def _lead_ins(template: ClassificationTemplate, count: int, seed: int) -> list[str]:
+    """What ends the prompt, with a verbaliser drawn for each text: what the model reads before it writes."""
+    question = _PIECE.split(template.prompt)[-1].strip()
+    words = list(template.verbalisers.values())
+    drawn = np.random.Generator(np.random.Philox(seed=np.random.SeedSequence([seed, count, 1])))
+    return [f"{question}{words[i]}\n" for i in drawn.integers(len(words), size=count)]
 
 
 def _columns(model: LoadedModel, texts: Sequence[str], seed: tuple[int, int]) -> list[str]:

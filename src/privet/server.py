@@ -15,11 +15,13 @@ from typing import Any
 from privet.aggregate import CODEC_DIGEST, UNKNOWN_CODEC, Aggregator
 from privet.codecs.message import HEADER
 from privet.errors import PrivetError
+from privet.honest_norm import longest
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
 from privet.protocol import Ask, Body, Replies, RoundAborted, RoundId, Steps
 from privet.sealing.base import Message, Opened, SealingServer
+from privet.sealing.none import PlainServer
 from privet.systems.base import System
 from privet.wire import Schema
 
@@ -164,6 +166,8 @@ class Server:
         bodies = {party: dict(body) for party, body in replies.ok.items()}
         self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
         self._charge()
+        if isinstance(self.sealing, PlainServer) and self.aggregator is not None:
+            self.sealing.longest = longest(self.aggregator.system.at(due.number))
         opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.toy import config
 
+from privet import pipeline
 from privet.attacks.audit_canary import Plan, accounted, findings, score
 from privet.attacks.finding import Finding
 from privet.attacks.rehearsal import plain_schedule
@@ -70,6 +71,34 @@ def test_halved_noise_raises_an_alarm(system: str, sealing: str, monkeypatch: py
     rows = canary_rows(findings(setting(system, "record", sealing), DIMENSION, PARTIES, PLAN))
     assert rows[0].verdict == "alarm"
     assert rows[0].setting.startswith("every record")
+
+
+def test_noise_divided_by_the_root_of_the_parties_twice_raises_an_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share = GaussianMechanism.share
+
+    def thinned(mechanism: GaussianMechanism, key: bytes) -> Any:
+        return np.rint(share(mechanism, key) / np.sqrt(mechanism.floor)).astype(np.int64)
+
+    monkeypatch.setattr(GaussianMechanism, "share", thinned)
+    rows = canary_rows(findings(setting("hedge", "record", "masked"), DIMENSION, PARTIES, PLAN))
+    assert rows[0].verdict == "alarm"
+
+
+def test_a_missing_clip_raises_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the norm check behind it too, which would stop the run; canaries are longer than the clip."""
+
+    def unclipped(values: Any, norm: float) -> tuple[Any, int]:
+        return values, 0
+
+    def unchecked(values: Any, grid: Any, keys: Any, zeroed: Any = None) -> Any:
+        return np.rint(np.asarray(values, np.float64) / grid.step).astype(np.int64)
+
+    monkeypatch.setattr(pipeline, "clip_rows", unclipped)
+    monkeypatch.setattr(pipeline, "round_units", unchecked)
+    rows = canary_rows(findings(setting("hedge", "record", "masked"), DIMENSION, PARTIES, PLAN))
+    assert rows[0].verdict == "alarm"
 
 
 def test_a_run_without_noise_hides_no_canary() -> None:

@@ -5,11 +5,12 @@ The attacking client is one of the run's own, changed where it hands values to i
 leaves it.
 
 - NaN and infinities never reach the wire, whose values are integers; a trainer that gives them contributes zero.
-- A contribution of a hundred times the norm: without a seal the server sees it and can refuse; under a seal
-  nobody sees single contributions, so nothing stops it. What is left is the norm of the opened sum: with a
-  public bound on honest contributions and known noise, a sum beyond it flags the round, not the client.
+- A contribution of a hundred times the longest honest one: without a seal the server sees it and refuses it, where
+  something is clipped (`honest_norm.py`); under a seal nobody sees single contributions, so nothing stops it. What
+  is left is the norm of the opened sum: with a public bound on honest contributions and known noise, a sum beyond it
+  flags the round, not the client.
 - Another client's message sent again: a seal binds messages to their sender, so the round fails or the reply is
-  refused. Without one the copy counts twice.
+  refused. Without one the server counts equal contributions once.
 
 None of this weakens the others' guarantee: their clip and their noise are their own.
 """
@@ -31,15 +32,15 @@ from privet.config import Config
 from privet.engines.local import LocalEngine
 from privet.errors import PrivetError
 from privet.federation import Federation
+from privet.honest_norm import FALSE_REFUSAL, longest
 from privet.messages import ROUND
-from privet.pipeline import Integers
+from privet.pipeline import Clip, Integers
 from privet.protocol import Body, RoundId
 from privet.resolve import Factors
 from privet.systems import System
 
 FACTOR = 100
 UNITS = 8
-FALSE_ALARM = 1e-9
 
 
 @dataclass
@@ -56,27 +57,6 @@ class Replaying:
             return mine
         copied: Body = self.victim.handle(op, body)  # a client gives the same answer to the same question
         return copied
-
-
-def longest_sum(system: System, units: int, parties: int) -> float:
-    """Norm that an honest opened sum exceeds with probability `FALSE_ALARM` at most, in grid steps.
-
-    Args:
-        system: What runs; it must clip.
-        units: Public bound on the units in a sum.
-        parties: Noise shares in it.
-    """
-    grid = system.pipeline.rounding.grid
-    mechanism = system.mechanism
-    assert mechanism is not None, "nothing bounds a contribution that is not clipped"
-    spread = 0.0
-    if system.pipeline.has_share:
-        dimension = mechanism.dimension
-        # Laurent and Massart (Ann. Statist. 2000), Lemma 1: chi-square of D degrees exceeds D + 2 sqrt(Dx) + 2x.
-        x = math.log(1 / FALSE_ALARM)
-        spread = mechanism.share_std_steps * math.sqrt(parties)
-        spread *= math.sqrt(dimension + 2 * math.sqrt(dimension * x) + 2 * x)
-    return units * grid.bound + spread
 
 
 def findings(
@@ -146,12 +126,15 @@ class _Trial:
         total = seen.total if seen else None
         if seen is None or total is None:
             return self._finding(LONG, None, "–", "holds", f"It was refused: {done.stopped}.")
-        if self.config.privacy is None or seen.system.mechanism is None or not _clips(seen.system):
+        if np.array_equal(total, sum(values for party, values in seen.handed.items() if party)):
+            text = "The server refuses it, and the round goes on without its client."
+            return self._finding(LONG, 0.0, "times that it is in the sum", "holds", text)
+        limit = longest(seen.system, self.parties)
+        if not math.isfinite(limit):
             text = (
                 "Nothing bounds a contribution in this system, so nothing could tell it from an honest one."
             )
-            return self._finding(LONG, _norm(total) / _bound(seen.system), RATIO, "not applicable", text)
-        limit = longest_sum(seen.system, UNITS * self.parties, self.parties)
+            return self._finding(LONG, _norm(total) / _bound(seen.system), LENGTHS, "not covered", text)
         measured = _norm(total)
         flagged = measured > limit
         stopped = "Not covered: nothing stops a client that does not clip."
@@ -217,7 +200,8 @@ class _Trial:
     def _finding(self, what: str, value: float | None, metric: str, verdict: Any, text: str) -> Finding:
         return Finding(
             "poison.norm", f"{what}, sealing '{self.level}'", "it sends what it likes", metric, value, None, None,
-            f"false alarm of the norm test {FALSE_ALARM:g}" if metric == RATIO else "–", "1 round", verdict, text=text,
+            f"false alarm of the norm test {FALSE_REFUSAL:g}" if metric == RATIO else "–", "1 round", verdict,
+            text=text,
         )  # fmt: skip
 
 
@@ -225,14 +209,17 @@ LONG = f"a contribution {FACTOR} times too long"
 RATIO = "norm of the opened sum over what an honest one stays below"
 
 
+LENGTHS = "norm of the opened sum over that of a step of norm one"
+
+
 def _bound(system: System) -> float:
-    """Longest honest unit, in grid steps; where nothing is clipped, a step of norm one."""
-    grid = system.pipeline.rounding.grid
-    return float(grid.bound) if system.mechanism and _clips(system) else 1.0 / grid.step
-
-
-def _clips(system: System) -> bool:
-    return any(stage.role == stage.role.CLIP for stage in system.pipeline.stages)
+    """Longest honest contribution of one client before noise, in grid steps; a step of norm one where nothing clips."""
+    rounding = system.pipeline.rounding
+    return (
+        float(rounding.limit)
+        if any(isinstance(s, Clip) for s in system.pipeline.stages)
+        else 1 / rounding.grid.step
+    )
 
 
 def _norm(values: Integers) -> float:

@@ -1,7 +1,14 @@
-"""Level ``none``: the server sees every contribution. For simulation, baselines and parties that trust it."""
+"""Level ``none``: the server sees every contribution. For simulation, baselines and parties that trust it.
+
+What it sees it can check: a contribution longer than an honest one can be is refused, and of contributions that are
+equal number by number one counts, the first sender's, unless all are zero. Two clients draw their rounding and their
+noise for themselves, so equal ones are copies; a message of an earlier round is a copy too.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -48,13 +55,18 @@ class PlainServer:
         parties: Size of the roster.
         bits: Width of a value.
         floor: Fewest contributions of a sum.
+
+    Attributes:
+        longest: Norm of a contribution to the round that is due above which it is refused, in grid steps.
     """
 
     reveals_contributions = True
+    longest: float = math.inf
 
     def __init__(self, *, parties: int, bits: int, floor: int) -> None:
         self._parties, self._group = parties, Group.of_bits(bits)
         self._floor = check_cohort(LEVEL, parties, floor)
+        self._seen: dict[bytes, tuple[int, int]] = {}
 
     def messages(self) -> Mapping[str, Message]:
         """No operations."""
@@ -79,6 +91,9 @@ class PlainServer:
         """
         yield from ()
         words, refused = read_words(self.sealed(count), self._group, count, replies)
+        for party, reason in self._unlikely(round, count, words).items():
+            refused[party] = reason
+            del words[party]
         if len(words) < self._floor:
             raise RoundAborted(f"{len(words)} of {self._floor} contributions came")
         total = sum_words(self._group, count, words)
@@ -89,6 +104,17 @@ class PlainServer:
                 yield self._group.centred(values)
 
         return Opened(tuple(sorted(words)), self._group.centred(total), refused=refused, apart=apart)
+
+    def _unlikely(self, round: RoundId, count: int, words: Mapping[int, bytes]) -> dict[int, str]:
+        """Parties whose contribution no honest client sends, and why."""
+        found = {}
+        for party in sorted(words):
+            first = self._seen.setdefault(hashlib.sha256(words[party]).digest(), (round.number, party))
+            if first != (round.number, party) and any(words[party]):
+                found[party] = "copied from another message"
+            elif math.isfinite(self.longest) and norm(self._group, count, words[party]) > self.longest:
+                found[party] = "longer than an honest contribution"
+        return found
 
 
 def packed_schema(count: int, bits: int) -> Schema:
@@ -124,6 +150,17 @@ def sum_words(group: Group, count: int, packed: Mapping[int, bytes]) -> Words:
             chunk += unpack(words[ends], group.bits, len(chunk)).astype(group.dtype)
         group.reduce(chunk)
     return total
+
+
+def norm(group: Group, count: int, words: bytes) -> float:
+    """L2 norm of one packed contribution, one chunk at a time."""
+    squares = 0.0
+    for start in range(0, count, CHUNK):
+        size = min(CHUNK, count - start)
+        ends = slice(packed_size(start, group.bits), packed_size(start + size, group.bits))
+        values = group.centred(unpack(words[ends], group.bits, size).astype(group.dtype))
+        squares += float(np.square(values.astype(np.float64)).sum())
+    return math.sqrt(squares)
 
 
 def plan(*, count: int, bits: int, parties: int) -> SealingPlan:

@@ -6,7 +6,7 @@ that it works (the positive control), and under the run's own system, sealing an
 the clear, the result is *not applicable*, never *safe*. Whatever an audit trains is thrown away; nothing of it
 can be exported.
 
-    invert_tokens invert_aggregate invert_latent                     tokens out of messages, sums and codes
+    invert_tokens invert_aggregate invert_latent invert_sequence     tokens and texts out of messages, sums and codes
     mia_gradient mia_statistics mia_codec mia_model                  was this record (this client) in it?
     audit_canary audit_one_run                                       lower bounds on epsilon from one run
     poison_norm                                                      what a client that does not follow the rules can do

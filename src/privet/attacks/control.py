@@ -98,7 +98,7 @@ def prepare(config: Config, material: Material) -> Prepared:
     backbone.set_flat(backbone.initial_flat())
     inputs = LayerInputs(model, backbone.layout, 0)
     raw = inputs.vocabulary()
-    texts = _public_texts(material)
+    texts = public_texts(material)
     return Prepared(
         replace(material, trainer=LoraTrainer(backbone, material.trainer.micro_batch)),
         inputs,
@@ -108,7 +108,7 @@ def prepare(config: Config, material: Material) -> Prepared:
     )
 
 
-def _public_texts(material: Material) -> list[tuple[int, ...]]:
+def public_texts(material: Material) -> list[tuple[int, ...]]:
     """Tokens of public records without the answer's last (training records where there are no public ones)."""
     examples = material.public or [e for own in material.silos.values() for e in own[:64]]
     return [tuple(int(t) for t in e.input_ids[:-1]) for e in examples]

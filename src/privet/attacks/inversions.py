@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privet.attacks import (
     control,
     invert_aggregate,
     invert_latent,
+    invert_sequence,
     invert_tokens,
 )
 from privet.attacks.control import Prepared
@@ -50,11 +51,18 @@ class Inversions:
             rows.append(invert_tokens.finding(setting, recalls, sees=CLEAR, control=True))
         recalls = self._messages(control.coded(self.config, control.pruned(0.5)), 1)
         setting = "batch 1, half of the coordinates pruned by a public mask"
-        return [*rows, invert_tokens.finding(setting, recalls, sees=CLEAR, control=True)]
+        pruned = invert_tokens.finding(setting, recalls, sees=CLEAR, control=True)
+        # The same message is a code of a known encoder, the mask: the control of all other codes.
+        code = replace(pruned, attack="invert.latent", setting="batch 1, codec prune, 2 times smaller")
+        return [*rows, pruned, replace(code, sees=invert_latent.SEES)]
 
     def codes(self) -> list[Finding]:
         """Codes of a known encoder."""
         return invert_latent.findings(self.config, self.prepared, self.pick(1, 60))
+
+    def sequences(self, count: int) -> list[Finding]:
+        """Whole texts, in order; comes last, since it takes the other rows' adapters away."""
+        return invert_sequence.findings(self.config, self.prepared, self.pick(64 * count, 70), count)
 
     def sealed(self) -> list[Finding]:
         """The opened sum without noise, and the sealed messages themselves."""

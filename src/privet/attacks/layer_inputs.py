@@ -85,20 +85,6 @@ def a_rows(layout: AdapterLayout, flat: NDArray[np.float32], layer: int) -> Matr
     return np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
 
 
-def row_map(codec: Any, layout: AdapterLayout, layer: int) -> NDArray[np.float32]:
-    """What encoding and decoding make of a row of A, as a matrix [d, d] that multiplies rows from the right.
-
-    Asked of the first row of the layer's first A: codecs of rows treat the rows of a factor alike.
-    """
-    first = next(t for t in layout.tensors if ".lora_A." in t.name and _layer_of(t.name) == layer)
-    width = first.shape[1]
-    probes = np.zeros((width, layout.dimension), np.float32)
-    own = slice(first.start, first.start + width)
-    probes[:, own] = np.eye(width, dtype=np.float32)
-    rows: NDArray[np.float32] = np.stack([codec.decode(code)[own] for code in codec.encode(probes)])
-    return rows
-
-
 def _layer_of(name: str) -> int:
     """Index of the decoder layer in a tensor's or a layer's name; -1 if there is none."""
     return next((int(part) for part in name.split(".") if part.isdigit()), -1)

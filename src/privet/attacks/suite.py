@@ -68,6 +68,7 @@ class Sizes:
         clients: Candidate clients for `mia.statistics` and `mia.codec`.
         batches: Records of a message in the clear for `invert.tokens`.
         trials: Trials of inversion under noise.
+        texts: Records of each silo for `invert.sequence`.
     """
 
     canaries: int
@@ -78,11 +79,12 @@ class Sizes:
     clients: int
     batches: tuple[int, ...]
     trials: int
+    texts: int
 
 
 SIZES: Mapping[str, Sizes] = {
-    "quick": Sizes(256, 3e7, 12, 2, 150, 24, (1, 4), 4),
-    "full": Sizes(1024, 1e9, 32, 8, 600, 96, (1, 2, 4, 8), 12),
+    "quick": Sizes(256, 3e7, 12, 2, 150, 24, (1, 4), 4, 1),
+    "full": Sizes(1024, 1e9, 32, 8, 600, 96, (1, 2, 4, 8), 12, 4),
 }
 
 
@@ -335,6 +337,7 @@ class Auditor:
             *made.sealed(),
             *made.noised(self.sizes.trials),
             *made.codes(),
+            *made.sequences(self.sizes.texts),
         ]
 
 

@@ -242,9 +242,8 @@ def findings(
 
 def frame_of(config: Config, prepared: Prepared) -> Frame:
     """The run's template, as its public records show it."""
-    material = prepared.material
-    answers = answer_tokens(config.data.template, material.dataset, material.model)
-    return Frame.of(control.public_texts(material), answers or ())
+    answers = answer_tokens(config.data.template, prepared.material.model)
+    return Frame.of(control.public_texts(prepared.material), answers or ())
 
 
 def _above(rows: NDArray[Any], threshold: float) -> Basis:

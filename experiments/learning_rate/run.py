@@ -19,8 +19,9 @@ from experiments.study import ROOT, Results
 from privet.config import Config, NoSealing, parse, read_yaml
 from privet.federation import Secrets, federate
 from privet.lora import factors_of
-from privet.material import Material, codec_schedule, gather, public_clip_norm, questions
+from privet.material import Material, codec_schedule, gather, questions
 from privet.measure import score
+from privet.public_clip import public_clip_norm
 from privet.resolve import resolve
 from privet.work import Workplace
 
@@ -70,8 +71,9 @@ def main() -> None:
     """All rates and seeds of the configuration; rows that exist are not measured again."""
     study = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
     results = Results(HERE / "results" / "smollm2.json", study)
-    material = gather(configured(study, 1.0, 0.5, 0))
-    clip = public_clip_norm(material)
+    config = configured(study, 1.0, 0.5, 0)
+    material = gather(config)
+    clip = public_clip_norm(config, material)
     for seed in study["seeds"]:
         for rate in study["rates"]:
             if not results.has(rate=rate, seed=seed):

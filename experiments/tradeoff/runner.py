@@ -23,9 +23,10 @@ from privet.config import Config, MaskedSealing
 from privet.data.records import Record
 from privet.federation import Secrets, federate, sum_field
 from privet.lora import factors_of
-from privet.material import Material, Question, codec_schedule, gather, public_clip_norm, questions
+from privet.material import Material, Question, codec_schedule, gather, questions
 from privet.measure import losses
 from privet.pipeline import Floats
+from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
 from privet.run_folder import config_hash
 from privet.sealing.levels import forecast
@@ -198,29 +199,15 @@ def _by_group(examples: Sequence[Example], groups: dict[str, str]) -> dict[str, 
 
 
 def _clip_norm(ground: Ground, config: Config) -> float:
-    """Median norm of one unit's vector over the public half ``fit``, at the initial adapter.
-
-    A unit is a record's gradient; where a client trains and its whole update is clipped, it is a public article's
-    update. dp_lora as published clips the gradient of a batch at the median of single records, as the product does.
-    """
+    """The product's clip norm on the public half ``fit``, measured once for all set-ups that clip the same thing."""
     if config.privacy is None:
         return 1.0
-    client = config.privacy.unit == "client" and config.system.kind == "hedge"
-    key = config.schedule.local.model_dump_json() if client else "records"
+    key = config.model_dump_json(include={"system", "codec"}) + config.privacy.unit
+    if config.privacy.unit == "client":
+        key += config.schedule.local.model_dump_json()
     if key not in ground.clips:
-        ground.clips[key] = _client_norm(ground, config) if client else public_clip_norm(ground.material)
+        ground.clips[key] = public_clip_norm(config, ground.material)
     return ground.clips[key]
-
-
-def _client_norm(ground: Ground, config: Config) -> float:
-    trainer = ground.material.trainer
-    flat = trainer.backbone.initial_flat()
-    norms = []
-    for name, examples in _by_group(ground.material.public, ground.groups).items():
-        order = hashlib.sha256(name.encode()).digest()
-        trained = trainer.train_locally(flat, examples, config.schedule.local, order)
-        norms.append(float(np.linalg.norm((trained - flat).astype(np.float64))))
-    return float(np.median(norms))
 
 
 def validate(ground: Ground, setup: Setup, flat: Floats) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Aggregator:
         codec: Codec | None,
     ) -> Aggregator:
         """The state before the first round, whose codec the schedule has decided."""
-        state = Optimiser.fresh(optimiser, len(initial))
+        state = Optimiser.fresh(optimiser, len(initial), schedule.rounds)
         return cls(compose, schedule, state, initial.copy(), compose(codec), codec)
 
     @property

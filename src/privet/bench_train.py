@@ -250,7 +250,7 @@ class _State:
         self._backbone = backbone
         self._values = backbone.initial_flat()
         self._optimiser = Optimiser.fresh(
-            OptimiserConfig(learning_rate=1e-4, normalise=False), backbone.dimension
+            OptimiserConfig(learning_rate=1e-4, normalise=False), backbone.dimension, rounds=1
         )
 
     def move(self, direction: Vector) -> None:

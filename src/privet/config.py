@@ -68,6 +68,11 @@ class OptimiserConfig(Section):
         True, description="Divide Adam's step by sqrt(dimension), so its length is the rate."
     )
     warmup_rounds: int = Field(0, ge=0, description="Rounds over which the rate rises linearly.")
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none",
+        description="How the rate falls after the warm-up, to zero after the last planned round, so that late noise "
+        "moves the adapter less.",
+    )
 
 
 class LocalConfig(Section):

@@ -78,6 +78,17 @@ def _weights_are_public_shares(c: Config) -> Iterator[Row]:
         yield "schedule.weights", "hedge sums records, every record counts alike", weights, "absent"
 
 
+def _decay_has_rounds_left(c: Config) -> Iterator[Row]:
+    s = c.schedule
+    if s.server.decay != "none" and s.server.warmup_rounds >= s.rounds:
+        yield (
+            "schedule.server.warmup_rounds",
+            "leaves no round in which the rate could fall",
+            s.server.warmup_rounds,
+            f"less than schedule.rounds, {s.rounds}, or decay: none",
+        )
+
+
 def _noise_shares_need_a_seal(c: Config) -> Iterator[Row]:
     if c.system.kind == "hedge" and c.sealing.kind == "none":
         yield (
@@ -215,6 +226,7 @@ RULES: tuple[Rule, ...] = (
     _record_level_needs_sampling,
     _client_level_is_zero_out,
     _weights_are_public_shares,
+    _decay_has_rounds_left,
     _noise_shares_need_a_seal,
     _faithful_needs_its_seal,
     _fedshield_protects_clients,

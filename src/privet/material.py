@@ -5,6 +5,7 @@ This is where torch comes in. Loading reports what it left out; nothing is dropp
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,7 +155,16 @@ def gather(
     else:
         notes.append("test data are not declared public: their metrics stay at the silos")
     trainer = LoraTrainer(backbone, config.engine.micro_batch)
-    return Material(model, dataset, trainer, silos, test, tokens(dataset.public), notes)
+    public = tokens(in_public_order(dataset.public, config.seed))
+    return Material(model, dataset, trainer, silos, test, public, notes)
+
+
+def in_public_order(records: Sequence[Record], seed: int) -> list[Record]:
+    """Public records in an order that the public seed draws, so that the first of them stand for all.
+
+    As they come they may be sorted by silo, and clip norms and codecs look at the first few hundred.
+    """
+    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}/{record.id}".encode()).digest())
 
 
 def answer_tokens(template: Template, dataset: Dataset, model: LoadedModel) -> tuple[int, ...] | None:
@@ -209,57 +219,6 @@ def _questions(
         Question(example, tuple(choice), record.label)
         for example, record, *choice in zip(examples, kept, *answers, strict=True)
     ]
-
-
-def public_clip_norm(material: Material, most: int = 256) -> float:
-    """Median gradient norm of single public records at the initial adapter: costs no privacy.
-
-    Raises:
-        PrivetError: if there are no public records.
-    """
-    _need_public(material)
-    trainer = material.trainer
-    trainer.set_flat(trainer.backbone.initial_flat())
-    norms = [
-        float(np.linalg.norm(row.astype(np.float64)))
-        for _, rows in trainer.per_unit_gradients(material.public[:most], trainer.micro_batch)
-        for row in rows
-    ]
-    return float(np.median(norms))
-
-
-def public_update_norm(material: Material, local: LocalConfig, most: int = 8) -> float:
-    """Median length of local updates on blocks of public records, from the initial adapter: costs no privacy.
-
-    Args:
-        material: Whose public records; a block has as many as a client's local steps see.
-        local: The local steps.
-        most: Blocks at most.
-
-    Raises:
-        PrivetError: if there are no public records.
-    """
-    _need_public(material)
-    size = min(len(material.public), local.steps * local.batch_size)
-    starts = range(0, len(material.public) - size + 1, size)[:most]
-    initial = material.trainer.backbone.initial_flat()
-    norms = []
-    for start in starts:
-        block = material.public[start : start + size]
-        update = material.trainer.train_locally(initial, block, local, bytes(32)) - initial
-        norms.append(float(np.linalg.norm(update.astype(np.float64))))
-    return float(np.median(norms))
-
-
-def _need_public(material: Material) -> None:
-    if not material.public:
-        raise PrivetError(
-            "there are no public records to take it from",
-            field="privacy.clip_norm",
-            given="public",
-            allowed="a number, or data with a public part",
-            hint="set data.split.public or data.public_path, or give a number such as 1.0",
-        )
 
 
 def codec_schedule(

@@ -6,6 +6,7 @@ post-processing of what was opened: no privacy is spent.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,26 +30,28 @@ class Optimiser:
     Attributes:
         first: First moment, float32 [D]; empty for ``average``, which has none to keep and none to send.
         second: Second moment, float32 [D]; empty unless ``adam``.
+        rounds: Steps planned, which the decay of the rate is laid out over.
         steps: Steps taken.
     """
 
     config: OptimiserConfig
     first: Vector
     second: Vector
+    rounds: int
     steps: int = 0
 
     @classmethod
-    def fresh(cls, config: OptimiserConfig, dimension: int) -> Optimiser:
-        """An optimiser that has taken no step."""
+    def fresh(cls, config: OptimiserConfig, dimension: int, rounds: int) -> Optimiser:
+        """An optimiser that has taken no step of ``rounds``."""
         moments = moment_sizes(config, dimension)
         first, second = (np.zeros(moments[name], np.float32) for name in ("first", "second"))
-        return cls(config, first, second)
+        return cls(config, first, second, rounds)
 
     def step(self, parameters: Vector, direction: Vector) -> Vector:
         """New parameters, float32 [D]: ``parameters`` moved along ``direction``."""
         c = self.config
         self.steps += 1
-        rate = np.float32(c.learning_rate * min(1.0, self.steps / max(1, c.warmup_rounds)))
+        rate = np.float32(c.learning_rate * rate_share(c, self.steps, self.rounds))
         moved: Vector = (parameters + rate * self._step(direction)).astype(np.float32)
         return moved
 
@@ -75,6 +78,26 @@ class Optimiser:
         """Take back what :meth:`to_body` gave."""
         self.first, self.second = as_array(body, "first"), as_array(body, "second")
         self.steps = int(body["steps"])
+
+
+def rate_share(config: OptimiserConfig, step: int, rounds: int) -> float:
+    """Share of the learning rate that a step is taken with.
+
+    It rises linearly over the warm-up, then falls: linearly, or as half a cosine (Loshchilov and Hutter,
+    arXiv 1608.03983, eq. 5, without restarts). The first step after the warm-up has the full rate, and the step after
+    the last planned one would have none. It follows from public numbers alone, so a resumed run needs no state for it.
+
+    Args:
+        config: The optimiser.
+        step: Number of the step, from 1.
+        rounds: Steps planned.
+    """
+    if step <= config.warmup_rounds:
+        return step / config.warmup_rounds
+    if config.decay == "none":
+        return 1.0
+    done = min(1.0, (step - 1 - config.warmup_rounds) / (rounds - config.warmup_rounds))
+    return 1.0 - done if config.decay == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
 
 
 def moment_sizes(config: OptimiserConfig, dimension: int) -> dict[str, int]:

@@ -22,10 +22,11 @@ from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.lora import factors_of
-from privet.material import Material, layout_of, public_clip_norm, public_update_norm
+from privet.material import Material, layout_of
 from privet.measure import means, measure
 from privet.pipeline import Floats
 from privet.privacy.statement import INSECURE, SHARED_ARITHMETIC, privacy_statement
+from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
 from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
 from privet.server import Server
@@ -120,13 +121,7 @@ class _Run:
         clip = 1.0
         if self.config.privacy is not None and self.config.privacy.clip_norm == "public":
             self.observe("stage", {"name": "measuring the clip norm on public records"})
-            local, system = self.config.schedule.local, self.config.system
-            batches = system.kind == "dp_lora" and system.faithful
-            whole = self.config.privacy.unit == "client" and not batches
-            clip = self._kept(
-                "clip_norm",
-                lambda: public_update_norm(material, local) if whole else public_clip_norm(material),
-            )
+            clip = self._kept("clip_norm", lambda: public_clip_norm(self.config, material))
         return resolve(
             self.config,
             dimension=material.trainer.dimension,

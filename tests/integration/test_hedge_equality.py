@@ -85,7 +85,7 @@ def central_dp_sgd(records: list[ToyExample]) -> tuple[list[Integers], NDArray[n
     mechanism = GaussianMechanism(1.0, 1.5, DIMENSION, floor=1)
     keys = ClientKeys.from_insecure_test_seed(7, party=0)
     trainer, flat = ToyTrainer(), np.zeros(DIMENSION, np.float32)
-    optimiser = Optimiser.fresh(c.schedule.server, DIMENSION)
+    optimiser = Optimiser.fresh(c.schedule.server, DIMENSION, ROUNDS)
     opened = []
     for number in range(ROUNDS):
         round_id = RoundId(number)

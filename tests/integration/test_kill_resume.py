@@ -38,9 +38,10 @@ from privet.store import FolderStore
 from privet.wire import decode
 
 ROUNDS = 4
+SERVER = {"kind": "adam", "learning_rate": 0.3, "warmup_rounds": 1, "decay": "linear"}
 LEVELS: dict[str, dict[str, Any]] = {
-    "hedge masked": {},
-    "hedge encrypted+masked": {"sealing": {"kind": "encrypted+masked"}},
+    "hedge masked": {"schedule": {"server": SERVER}},
+    "hedge encrypted+masked": {"schedule": {"server": SERVER}, "sealing": {"kind": "encrypted+masked"}},
     "dp_lora none": {
         "system": {"kind": "dp_lora"},
         "sealing": {"kind": "none"},

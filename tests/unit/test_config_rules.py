@@ -64,6 +64,11 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
         "schedule.weights",
         HEDGE | {"schedule": HEDGE["schedule"] | {"weights": [0.5, 0.5]}},
     ),
+    (
+        "_decay_has_rounds_left",
+        "schedule.server.warmup_rounds",
+        FEDAVG | {"schedule": {"rounds": 3, "server": {"warmup_rounds": 3, "decay": "linear"}}},
+    ),
     ("_noise_shares_need_a_seal", "sealing.kind", HEDGE | {"sealing": {"kind": "none"}}),
     ("_noise_shares_need_a_seal", "sealing.kind", HEDGE | {"sealing": {"kind": "ckks"}}),
     ("_noise_shares_need_a_seal", "sealing.kind", SHIELD | {"privacy": CLIENT, "sealing": {"kind": "ckks"}}),

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support.encoder import LAYOUT, RELEASES, encoder
-from support.toy import DIMENSION, ToyTrainer, config, examples, split
-from support.toy_runs import material
+from support.toy import DIMENSION, config
 
 from privet.codec_config import CountSketchCodec
 from privet.codec_schedule import CodecSchedule
 from privet.codecs import Noise, Provenance, StatisticsCode
 from privet.errors import PrivetError
-from privet.material import public_update_norm
 from privet.plan import planned_ledger
 from privet.privacy.events import NoGuarantee, Release
 from privet.privacy.statement import privacy_statement
@@ -195,15 +193,3 @@ def test_a_codec_that_keeps_no_more_than_a_random_projection_is_refused() -> Non
     assert abs(told[0]["cosine"] - told[0]["control_cosine"]) < 0.2
     assert told[0]["with_noise"]["cosine"] < told[0]["cosine"]
     assert list(told[0]["per_tensor"]) == [name for name, _ in LAYOUT]
-
-
-def test_the_public_clip_norm_of_a_client_is_the_length_of_its_update() -> None:
-    """Not that of a record's gradient, which would be another unit."""
-    local = encoder().schedule.local.model_copy(update={"batch_size": 5})
-    found = material(split(examples(20), 2), examples(40, seed=9))
-    zero = np.zeros(DIMENSION, np.float32)
-    blocks = [examples(40, seed=9)[start : start + 10] for start in range(0, 40, 10)]
-    lengths = [np.linalg.norm(ToyTrainer().train_locally(zero, block, local, bytes(32))) for block in blocks]
-    assert public_update_norm(found, local) == pytest.approx(np.median(lengths), rel=1e-5)
-    with pytest.raises(PrivetError, match="no public records"):
-        public_update_norm(material(split(examples(20), 2)), local)

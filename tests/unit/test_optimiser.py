@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from privet.config import OptimiserConfig
-from privet.optimiser import Optimiser
+from privet.optimiser import Optimiser, rate_share
 
 
 def steps(directions: list[list[float]], start: list[float], **options: Any) -> list[list[float]]:
-    optimiser = Optimiser.fresh(OptimiserConfig(**options), len(start))
+    optimiser = Optimiser.fresh(OptimiserConfig(**options), len(start), len(directions))
     values, seen = np.array(start, np.float32), []
     for direction in directions:
         values = optimiser.step(values, np.array(direction, np.float32))
@@ -60,9 +60,39 @@ def test_warm_up_rises_linearly_and_stays() -> None:
     np.testing.assert_allclose(np.diff([0, *[row[0] for row in found]]), [0.25, 0.5, 0.75, 1, 1])
 
 
+def rates(**options: Any) -> list[float]:
+    """The rate of each of six steps."""
+    found = steps([[1]] * 6, [0], kind="average", learning_rate=1.0, **options)
+    return np.diff([0, *[row[0] for row in found]]).tolist()
+
+
+def test_linear_decay_ends_one_step_before_zero() -> None:
+    np.testing.assert_allclose(rates(decay="linear"), [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6], rtol=1e-5)
+
+
+def test_cosine_decay_by_hand() -> None:
+    """(1 + cos(pi i/6)) / 2 for i = 0..5."""
+    root = math.sqrt(3) / 2
+    expected = [1, (1 + root) / 2, 0.75, 0.5, 0.25, (1 - root) / 2]
+    np.testing.assert_allclose(rates(decay="cosine"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_decay_starts_after_the_warm_up(decay: str) -> None:
+    found = rates(decay=decay, warmup_rounds=2)
+    np.testing.assert_allclose(found[:3], [0.5, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(found[4], 0.5, rtol=1e-5)
+    assert 0 < found[5] < found[4] < found[3] < 1
+
+
+def test_a_run_without_decay_does_not_need_its_length() -> None:
+    assert rate_share(OptimiserConfig(), step=7, rounds=0) == 1
+    assert rate_share(OptimiserConfig(decay="linear"), step=9, rounds=6) == 0
+
+
 def test_the_input_is_left_alone() -> None:
     for kind in ("average", "momentum", "adam"):
-        optimiser = Optimiser.fresh(OptimiserConfig(kind=kind), 3)
+        optimiser = Optimiser.fresh(OptimiserConfig(kind=kind), 3, 1)
         values, direction = np.ones(3, np.float32), np.full(3, 2, np.float32)
         moved = optimiser.step(values, direction)
         assert values.tolist() == [1, 1, 1]
@@ -73,13 +103,13 @@ def test_the_input_is_left_alone() -> None:
 def test_a_restored_optimiser_goes_on_as_if_nothing_had_happened() -> None:
     directions = [np.random.default_rng(i).standard_normal(6).astype(np.float32) for i in range(6)]
     for kind in ("momentum", "adam"):
-        config = OptimiserConfig(kind=kind, warmup_rounds=5)
-        one, values = Optimiser.fresh(config, 6), np.zeros(6, np.float32)
-        other, moved = Optimiser.fresh(config, 6), np.zeros(6, np.float32)
+        config = OptimiserConfig(kind=kind, warmup_rounds=2, decay="cosine")
+        one, values = Optimiser.fresh(config, 6, 6), np.zeros(6, np.float32)
+        other, moved = Optimiser.fresh(config, 6, 6), np.zeros(6, np.float32)
         for i, direction in enumerate(directions):
             values = one.step(values, direction)
             if i == 3:
-                saved, other = other.to_body(), Optimiser.fresh(config, 6)
+                saved, other = other.to_body(), Optimiser.fresh(config, 6, 6)
                 other.restore(saved)
             moved = other.step(moved, direction)
         np.testing.assert_array_equal(values, moved)

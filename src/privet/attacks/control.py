@@ -28,8 +28,9 @@ from privet.config import (
 )
 from privet.errors import PrivetError
 from privet.lora import AdapterLayout, LoraSpec, factors_of
-from privet.material import LoraTrainer, Material, answer_tokens, codec_schedule, public_clip_norm
+from privet.material import LoraTrainer, Material, answer_tokens, codec_schedule
 from privet.pipeline import Floats
+from privet.public_clip import median_length, public_gradients
 from privet.system_config import FedAvgConfig, HedgeConfig
 from privet.tokenise import Example
 from privet.train import Backbone
@@ -212,7 +213,8 @@ def pruned(share: float) -> PruneCodec:
 
 def clip_norm(config: Config, prepared: Prepared, most: int = 32) -> float:
     """Median length of a unit on public records for the control's adapters, as a run would take it."""
-    gradient = public_clip_norm(prepared.material, most)
+    material = prepared.material
+    gradient = median_length(public_gradients(material, material.public[:most]))
     # A client's update is a step of the local rate; a record's gradient, or that of a batch, is clipped before it.
     steps = config.privacy is not None and config.privacy.unit == "client" and config.system.kind != "dp_lora"
     return gradient * (RATE if steps else 1.0)

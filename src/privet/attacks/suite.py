@@ -34,8 +34,9 @@ from privet.codec_schedule import CodecSchedule
 from privet.config import Config
 from privet.errors import PrivetError
 from privet.lora import factors_of
-from privet.material import Material, codec_schedule, gather, layout_of, public_clip_norm, public_update_norm
+from privet.material import Material, codec_schedule, gather, layout_of
 from privet.pipeline import Floats
+from privet.public_clip import public_clip_norm
 from privet.report.record import RunRecord
 from privet.resolve import resolve
 from privet.run_folder import config_hash
@@ -135,10 +136,7 @@ def resolved(config: Config, material: Material) -> Config:
     """The configuration with noise multiplier and clip norm filled in."""
     clip = 1.0
     if config.privacy is not None and config.privacy.clip_norm == "public":
-        local, system = config.schedule.local, config.system
-        batches = system.kind == "dp_lora" and system.faithful
-        whole = config.privacy.unit == "client" and not batches
-        clip = public_update_norm(material, local) if whole else public_clip_norm(material)
+        clip = public_clip_norm(config, material)
     trainer = material.trainer
     return resolve(
         config,

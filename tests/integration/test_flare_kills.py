@@ -73,10 +73,10 @@ def rows(consortium: Consortium, run: str) -> list[dict[str, Any]]:
     return RunFolder(consortium.server.run_folder(run)).rows("rounds.jsonl")
 
 
-def check_rounds(consortium: Consortium, run: str, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def check_rounds(consortium: Consortium, run: str, rounds: int | None = ROUNDS) -> list[dict[str, Any]]:
     """Every round once, each with the declared floor, and every release of a site in its own ledger."""
     found = rows(consortium, run)
-    assert [row["round"] for row in found] == list(range(rounds))
+    assert [row["round"] for row in found] == list(range(len(found) if rounds is None else rounds))
     assert all(len(row["survivors"]) >= 3 for row in found)
     for number, name in enumerate(SITES):
         ledger = consortium.site(name).ledger.runs()[run]
@@ -90,6 +90,29 @@ def check_openings(consortium: Consortium) -> None:
     journal = consortium.journal()
     assert {"sealed", "shares", "opened"} <= {line["kind"] for line in journal}
     assert faults(journal, SITES, FLOOR) == []
+
+
+def answered(consortium: Consortium, run: str, site: str, since: int) -> bool:
+    """Whether a site's contribution is in a round after number ``since``."""
+    party = SITES.index(site)
+    return any(row["round"] > since and party in row["survivors"] for row in rows(consortium, run))
+
+
+def back(consortium: Consortium, run: str, site: str = VICTIM) -> None:
+    """Wait until a site is in a later round than the one that just ended."""
+    since = consortium.round_of(run)
+    until(f"{site} in a round again", lambda: answered(consortium, run, site, since), pause=0.2)
+
+
+def end_early(consortium: Consortium, follower: Follower) -> None:
+    """Stop a run that has shown what it was for, and wait until no job process of it is in the next one's way."""
+    follower.operator.stop(follower.run_name)
+    assert follower.end()["state"] == "stopped"
+    until(
+        "the end of its processes", lambda: not any(consortium.processes(s, "worker_process") for s in SITES)
+    )
+    until("the end of its server job", lambda: not consortium.processes("server", "runner_process"))
+    consortium.pace(0)
 
 
 def wait_for_round(consortium: Consortium, run: str, number: int) -> None:
@@ -119,34 +142,41 @@ def test_a_child_killed_at_any_phase_is_one_lost_answer(consortium: Consortium) 
     assert len(consortium.server.orders("child")["jobs"]) == 1, "within the same job"
 
 
-def test_a_killed_job_process_is_started_again(consortium: Consortium) -> None:
-    consortium.submit("process", config(consortium, rounds=20))
+def test_a_job_process_killed_at_any_phase_is_started_again(consortium: Consortium) -> None:
+    consortium.submit("process", config(consortium, 1000))
     follower = Follower(consortium, "process")
     follower.start()
-    wait_for_round(consortium, "process", 2)
-    assert consortium.kill(VICTIM, "worker_process"), "no job process found"
-    assert follower.end()["state"] == "finished"
-    found = check_rounds(consortium, "process", 20)
-    assert any(1 not in row["survivors"] for row in found) or "'site': 'hosp-b'" in consortium.run_log(
-        "process"
-    )
-    assert found[-1]["survivors"] == [0, 1, 2, 3], "it came back"
+    consortium.pace(0.5)
+    for op, when in PHASES:
+        back(consortium, "process")
+        order = consortium.order(VICTIM, op, when, kill=VICTIM, part="worker_process")
+        until(f"the kill {when} {op}", order.exists)
+    back(consortium, "process")
+    end_early(consortium, follower)
+    check_rounds(consortium, "process", None)
+    check_openings(consortium)
+    assert consortium.run_log("process").count("'site': 'hosp-b'") >= 3
+    assert len(consortium.server.orders("process")["jobs"]) == 1, "within the same job"
 
 
-def test_a_killed_site_comes_back_in_another_job(consortium: Consortium) -> None:
-    consortium.submit("site", config(consortium, rounds=60))
+def test_a_site_killed_at_any_phase_comes_back_in_another_job(consortium: Consortium) -> None:
+    consortium.submit("site", config(consortium, 1000))
     follower = Follower(consortium, "site")
     follower.start()
-    wait_for_round(consortium, "site", 2)
-    assert len(consortium.kill(VICTIM)) >= 3, "FLARE's client, its job's process, and the worker"
-    until("the round without it", lambda: VICTIM in consortium.server.status("site").get("out", {}))
-    consortium.start(VICTIM)
-    assert follower.end()["state"] == "finished"
-    found = check_rounds(consortium, "site", 60)
-    away = [row["round"] for row in found if 1 not in row["survivors"]]
-    assert away
-    assert found[-1]["survivors"] == [0, 1, 2, 3], "it came back"
-    assert len(consortium.server.orders("site")["jobs"]) > 1
+    consortium.pace(0.5)
+    for op, when in PHASES:
+        back(consortium, "site")
+        order = consortium.order(VICTIM, op, when, kill=VICTIM)
+        until(f"the kill {when} {op}", order.exists)
+        until("its processes' end", lambda: not consortium.processes(VICTIM))
+        until("the round without it", lambda: VICTIM in consortium.server.status("site").get("out", {}))
+        consortium.start(VICTIM)
+    back(consortium, "site")
+    end_early(consortium, follower)
+    found = check_rounds(consortium, "site", None)
+    check_openings(consortium)
+    assert sum(1 not in row["survivors"] for row in found) >= 3
+    assert len(consortium.server.orders("site")["jobs"]) == 4
 
 
 def test_a_killed_job_process_of_the_server_is_gone_on_with_by_who_follows(consortium: Consortium) -> None:

@@ -49,8 +49,9 @@ def faults(lines: Sequence[Line], sites: Sequence[str], floor: int) -> list[str]
                 if not values:
                     found.append(f"{slot} was opened with a contribution that {sites[party]} never made")
                 for each in values:
-                    with_whom[sites[party], each].add((slot[0], survivors))
-    for (site, _), sets in with_whom.items():
+                    # Each run by itself: under one test seed two runs make the same contributions.
+                    with_whom[sites[party], slot[0], each].add(survivors)
+    for (site, _, _), sets in with_whom.items():
         if len(sets) > 1:
             found.append(f"one contribution of {site} was opened with {len(sets)} survivor sets")
     return found

@@ -3,6 +3,8 @@
 consortium.json   both     who takes part, and the server's public signing key
 roster.json       both     the sites' keys, signed by every site
 site.yaml         site     data, model and the site's limits; only the site writes it
+agreed.yaml       both     the configuration that the kits came with, if there was one
+approved/         site     how runs may read the site's rows, as its operator saw it
 keys/             site     the site's signing key (0700, 0600); made by the site, never sent
 ledger/           site     what the site's records were used for (0700, 0600)
 runs/             both     a site's secrets of each run (0700, 0600); at the server the runs' folders

@@ -116,7 +116,7 @@ class CodecSchedule:
     def rehearse(self, preparation: Preparation, flat: Floats) -> None:
         """Learn the codec from public updates, as it will be learned from what the preparation releases.
 
-        Nothing is released yet, so what is refused here has cost no privacy (docs/adr/0009-gate-before-stage-1.md).
+        Nothing is released yet, so what is refused here has cost no privacy (docs/adr/0010-gate-before-stage-1.md).
 
         Args:
             preparation: What its rounds will be.

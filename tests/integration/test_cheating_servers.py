@@ -84,7 +84,7 @@ def test_the_same_round_is_not_opened_again_without_one_client() -> None:
     def attempt(number: int, parties: tuple[int, ...]) -> Steps[Any]:
         round_id = RoundId(0, number)
         yield from f.server.sealing.prepare(round_id)
-        question: Any = {"number": 0, "attempt": number, **f.server._broadcast()}
+        question: Any = {"number": 0, "attempt": number, **f.server._broadcast(parties)}
         message = replace(f.server.messages[ROUND], reply=f.server.answer(DIMENSION))
         replies = yield Ask(ROUND, question, to=parties, message=message)
         return (yield from f.server.sealing.open(round_id, DIMENSION, dict(replies.ok), digest(question)))

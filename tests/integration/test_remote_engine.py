@@ -289,7 +289,7 @@ def test_an_encrypted_run_ends_at_the_sites(network: Network, tmp_path: Path) ->
         assert result.read_bytes() == expected, name
 
 
-def test_trap_a_reading_that_was_not_approved_is_refused_before_the_file_is_opened(network: Network) -> None:
+def test_a_reading_that_was_not_approved_is_refused_before_the_file_is_opened(network: Network) -> None:
     """The files are gone, and no site says so: it does not look."""
     for name in SITES:
         (network.base / f"{name}.jsonl").unlink()
@@ -303,7 +303,7 @@ def test_trap_a_reading_that_was_not_approved_is_refused_before_the_file_is_open
     )
 
 
-def test_trap_whether_a_site_takes_part_depends_on_no_record(network: Network) -> None:
+def test_whether_a_site_takes_part_depends_on_no_record(network: Network) -> None:
     """A row that nothing can be made of, in one site's file, and none at all in another's: the server sees nothing."""
     path = network.base / "hosp-a.jsonl"
     bad = f'{{"text": "half {CANARY}\n{{"text": "t", "label": "{CANARY}"}}\n{{"label": 1}}\n'

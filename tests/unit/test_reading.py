@@ -45,7 +45,7 @@ ROWS = [{"text": f"words number {i}", "label": i % 2, "patient": i // 2} for i i
         {"max_length": 8},
     ],
 )
-def test_trap_a_server_cannot_choose_how_rows_are_read(other: dict[str, Any]) -> None:
+def test_a_server_cannot_choose_how_rows_are_read(other: dict[str, Any]) -> None:
     """Each choice is a question about the rows: which of them render, which are held out, what the gradients are of."""
     approved = Reading.of(config(**BASE))
     asked = Reading.of(config(**{**BASE, **other}))
@@ -94,7 +94,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_trap_a_row_that_cannot_be_read_changes_nothing_else(name: str, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_changes_nothing_else(name: str, tmp_path: Path) -> None:
     """With it, before all others, the same records come out, and nobody refuses; the strict reader does."""
     path = tmp_path / "site.jsonl"
     rows = [json.dumps(row) for row in ROWS]
@@ -113,7 +113,7 @@ def test_trap_a_row_that_cannot_be_read_changes_nothing_else(name: str, tmp_path
             load(data)
 
 
-def test_trap_a_bad_byte_spoils_its_own_row_only(tmp_path: Path) -> None:
+def test_a_bad_byte_spoils_its_own_row_only(tmp_path: Path) -> None:
     path = tmp_path / "site.jsonl"
     data = config(**{**BASE, "path": str(path), "split": {"test": 0.0}})
     path.write_bytes(b'{"text": "\xff\xfe", "label": 1}\n' + "\n".join(map(json.dumps, ROWS)).encode())
@@ -131,7 +131,7 @@ def test_a_file_without_a_usable_row_is_no_reason_to_stay_away(tmp_path: Path) -
         load_each_alone(config(**{**BASE, "path": str(path)}))
 
 
-def test_trap_a_record_that_the_tokenizer_refuses_is_left_out_by_itself(tmp_path: Path) -> None:
+def test_a_record_that_the_tokenizer_refuses_is_left_out_by_itself(tmp_path: Path) -> None:
     path = tmp_path / "site.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS[:3])), encoding="utf-8")
     data = config(**{**BASE, "path": str(path), "split": {"test": 0.0}})
@@ -154,7 +154,7 @@ def test_trap_a_record_that_the_tokenizer_refuses_is_left_out_by_itself(tmp_path
     assert left_out == [f"{records[1].id}: not tokenised (RuntimeError)"]
 
 
-def test_trap_no_record_decides_what_all_others_are_compared_with() -> None:
+def test_no_record_decides_what_all_others_are_compared_with() -> None:
     """The verbalisers' tokens follow from template and tokenizer; no record is looked at, not even the first."""
 
     class Model:

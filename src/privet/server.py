@@ -165,9 +165,9 @@ class Server:
             )
         bodies = {party: dict(body) for party, body in replies.ok.items()}
         self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
-        self._charge()
         if isinstance(self.sealing, PlainServer) and self.aggregator is not None:
             self.sealing.longest = longest(self.aggregator.system.at(due.number))
+        self._charge()
         opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")

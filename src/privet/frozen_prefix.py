@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -79,10 +79,7 @@ class FrozenPrefix:
         keys = [self.key(sequence) for sequence in sequences]
         found = {key: data for key in set(keys) if (data := self._cache.get(key)) is not None}
         missing = {key: s for key, s in zip(keys, sequences, strict=True) if key not in found}
-        for group, width in self._groups(missing.items()):
-            for (key, _), data in zip(group, self._compute([s for _, s in group], width), strict=True):
-                found[key] = data
-                self._cache.put(key, data)
+        found.update(self._computed(missing))
         return [found[key] for key in keys]
 
     def warm(self, sequences: Sequence[TokenSequence], spare: Iterable[TokenSequence]) -> None:
@@ -100,11 +97,9 @@ class FrozenPrefix:
             if places[width] > 0 and (key := self.key(sequence)) not in self._cache and key not in missing:
                 missing[key] = sequence
                 places[width] -= 1
-        for group, width in self._groups(missing.items()):
+        for _ in self._computed(missing):
             if self._cache.is_full:
                 return
-            for (key, _), data in zip(group, self._compute([s for _, s in group], width), strict=True):
-                self._cache.put(key, data)
 
     def padded(self, states: Sequence[Bytes], shape: Shape | None = None) -> Tensor:
         """States of several sequences as one tensor [b, T, H] on the model's device, padded with zeros.
@@ -120,6 +115,13 @@ class FrozenPrefix:
         for row, part in zip(whole, words, strict=False):
             row[: len(part)] = part
         return torch.from_numpy(whole).view(dtype).to(self._decoder.device)
+
+    def _computed(self, missing: Mapping[bytes, TokenSequence]) -> Iterator[tuple[bytes, Bytes]]:
+        """Keys and states of ``missing``, group by group, each put into the cache."""
+        for group, width in self._groups(missing.items()):
+            for (key, _), data in zip(group, self._compute([s for _, s in group], width), strict=True):
+                self._cache.put(key, data)
+                yield key, data
 
     def _groups(
         self, missing: Iterable[tuple[bytes, TokenSequence]]

@@ -125,9 +125,8 @@ def test_states_have_the_same_bits_in_any_company(dtype: torch.dtype) -> None:
     assert [data.tobytes() for data in one_by_one] == [data.tobytes() for data in together]
 
 
-def test_warming_fills_groups_up_with_spare_records_and_changes_no_bit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def shapes_of_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of every pass through the frozen layers from now on."""
     shapes: list[tuple[int, ...]] = []
     original = Decoder.prefix
 
@@ -135,9 +134,16 @@ def test_warming_fills_groups_up_with_spare_records_and_changes_no_bit(
         shapes.append(tuple(ids.shape))
         return original(self, ids)
 
+    monkeypatch.setattr(Decoder, "prefix", noted)
+    return shapes
+
+
+def test_warming_fills_groups_up_with_spare_records_and_changes_no_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, asked, spare = make_model(), sequences([9, 12, 30]), sequences([40, 10, *[7] * 40, *[20] * 3], 1)
     warmed = prefix(model)
-    monkeypatch.setattr(Decoder, "prefix", noted)
+    shapes = shapes_of_passes(monkeypatch)
     monkeypatch.setattr("privet.frozen_prefix.keeps_bits", lambda run, rows: True)
     warmed.warm(asked, iter(spare))
     # 32 places of 16 tokens of which 2 are asked for, 16 of 32 tokens with 1: the spare ones get the rest, in order.
@@ -160,15 +166,8 @@ def test_warming_stops_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch
 def test_where_rows_do_not_keep_their_bits_every_record_passes_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shapes: list[tuple[int, ...]] = []
-    original = Decoder.prefix
-
-    def noted(self: Decoder, ids: torch.Tensor) -> torch.Tensor:
-        shapes.append(tuple(ids.shape))
-        return original(self, ids)
-
     backbone = Backbone(make_model(), spec(layers=1), cache=PrefixCache(), deterministic_units=True)
-    monkeypatch.setattr(Decoder, "prefix", noted)
+    shapes = shapes_of_passes(monkeypatch)
     monkeypatch.setattr("privet.frozen_prefix.keeps_bits", lambda run, rows: False)
     gradients_by_id(backbone, make_cases([9, 22, 12], answer=1), 8)
     assert sorted(shapes) == [(1, 16), (1, 16), (1, 32)]

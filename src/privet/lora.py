@@ -97,6 +97,25 @@ class AdaptedLayer:
 
 
 @dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer of a decoder, which could have an adapter.
+
+    Attributes:
+        path: Its full name in the model.
+        index: Number of the decoder layer that it belongs to.
+        in_features: Width of its input.
+        out_features: Width of its output.
+        transposed: Whether it keeps its weights as [in, out].
+    """
+
+    path: str
+    index: int
+    in_features: int
+    out_features: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
 class TrainedTensor:
     """A trained factor and its place in the flat vector: ``flat[start:stop].reshape(shape)``."""
 
@@ -294,6 +313,37 @@ def default_targets(names: Sequence[str]) -> tuple[str, ...]:
         "no default for this family of models",
         field="lora.targets",
         allowed="names of its linear layers: " + ", ".join(sorted(set(names))),
+    )
+
+
+def layout_among(linear: Sequence[LinearLayer], depth: int, spec: LoraSpec) -> AdapterLayout:
+    """The layout that ``spec`` gives on a decoder of ``depth`` layers with these linear layers.
+
+    Raises:
+        PrivetError: if the targets or layers are not there.
+    """
+    names = [layer.path.rsplit(".", 1)[-1] for layer in linear]
+    targets = spec.targets or default_targets(names)
+    for target in targets:
+        if target not in names:
+            raise PrivetError(
+                "the model has no such layer",
+                field="lora.targets",
+                given=target,
+                allowed=", ".join(sorted(set(names))),
+            )
+    chosen = spec.chosen_layers(depth)
+    found = [
+        layer for layer, name in zip(linear, names, strict=True) if layer.index in chosen and name in targets
+    ]
+    if not found:
+        raise PrivetError("no layer is both chosen and a target", field="lora.layers", given=spec.layers)
+    return AdapterLayout(
+        spec,
+        tuple(AdaptedLayer(layer.path, layer.in_features, layer.out_features) for layer in found),
+        tuple(targets),
+        None if len(chosen) == depth else chosen,
+        transposed=found[0].transposed,
     )
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from privet.errors import PrivetError
-from privet.lora import AdaptedLayer, AdapterLayout, LoraSpec, Vector, default_targets
+from privet.lora import AdapterLayout, LinearLayer, LoraSpec, Vector, layout_among
 
 
 @dataclass
@@ -186,44 +186,25 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     )
 
 
+def linear_layers(model: nn.Module) -> tuple[tuple[LinearLayer, ...], int]:
+    """All linear layers of the decoder, in the model's order, and its depth. A model on the meta device will do."""
+    stack_name, stack = decoder_layers(model)
+    found = tuple(
+        LinearLayer(f"{stack_name}.{index}.{name}", index, *_width(module), type(module).__name__ == "Conv1D")
+        for index, layer in enumerate(stack)
+        for name, module in layer.named_modules()
+        if _is_linear(module)
+    )
+    return found, len(stack)
+
+
 def layout_of(model: nn.Module, spec: LoraSpec) -> AdapterLayout:
     """The layout that ``spec`` gives on ``model``. A model on the meta device will do.
 
     Raises:
         PrivetError: if the targets or layers are not there.
     """
-    stack_name, stack = decoder_layers(model)
-    linear = {
-        f"{stack_name}.{index}.{name}": (index, *_width(module))
-        for index, layer in enumerate(stack)
-        for name, module in layer.named_modules()
-        if _is_linear(module)
-    }
-    names = [path.rsplit(".", 1)[-1] for path in linear]
-    targets = spec.targets or default_targets(names)
-    for target in targets:
-        if target not in names:
-            raise PrivetError(
-                "the model has no such layer",
-                field="lora.targets",
-                given=target,
-                allowed=", ".join(sorted(set(names))),
-            )
-    chosen = spec.chosen_layers(len(stack))
-    layers = tuple(
-        AdaptedLayer(path, n_in, n_out)
-        for path, (index, n_in, n_out) in linear.items()
-        if index in chosen and path.rsplit(".", 1)[-1] in targets
-    )
-    if not layers:
-        raise PrivetError("no layer is both chosen and a target", field="lora.layers", given=spec.layers)
-    return AdapterLayout(
-        spec,
-        layers,
-        tuple(targets),
-        None if len(chosen) == len(stack) else chosen,
-        transposed=type(model.get_submodule(layers[0].path)).__name__ == "Conv1D",
-    )
+    return layout_among(*linear_layers(model), spec)
 
 
 def attach(model: nn.Module, spec: LoraSpec) -> Attachment:

@@ -34,7 +34,9 @@ from privet.data_config import (
 from privet.errors import PrivetError
 from privet.local_training import train_locally
 from privet.lora import lora_spec
+from privet.model_size import Described, keep
 from privet.models import LoadedModel, load_model
+from privet.models import resolve as find
 from privet.pipeline import Floats
 from privet.prefix_cache import PrefixCache
 from privet.self_written import self_written
@@ -145,6 +147,8 @@ def gather(
     dataset = replace(dataset, public=in_public_order(dataset.public, config.seed))
     observe("stage", {"name": f"loading {config.model.name}"})
     model = load_model(config.model, fetching)
+    if config.model.quantization == "none":  # packed weights have other sizes than those that a plan is about
+        keep(find(config.model), Described.of(model.model))
     answers = answer_tokens(config.data.template, model)
     # A site gets the codec, or what it is made from, from the server: so all have the same.
     sentences, wrote = ([], []) if each_alone else _sentences(config, model, observe)

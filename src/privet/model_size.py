@@ -1,8 +1,8 @@
 """How large a model and its adapter are, without the model's weights.
 
 The model is built on torch's meta device from its configuration. Loading torch and transformers for that takes
-most of the time of a plan, so what was found is kept in the cache folder, by the hash of the configuration, the
-adapter asked for, and the libraries' versions. A file there that cannot be read is made anew.
+most of the time of a plan, so what was found is kept in the cache folder, by the hash of the model's configuration
+and the libraries' versions; a run that loads the model leaves it there too. A file that cannot be read is made anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from privet.cache import cache_dir
 from privet.config import Config
 from privet.errors import PrivetError
-from privet.lora import AdaptedLayer, AdapterLayout, LoraSpec, factors_of, lora_spec
+from privet.lora import LinearLayer, factors_of, layout_among, lora_spec
 from privet.models import resolve as find
 
 FOLDER = "sizes"
@@ -47,57 +47,85 @@ class ModelSize:
     tensors: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
+@dataclass(frozen=True)
+class Described:
+    """What the size of any adapter on a model follows from.
+
+    Attributes:
+        parameters: Values in all.
+        layer_parameters: Values in all but the input embedding.
+        depth: Decoder layers.
+        linear: Their linear layers.
+    """
+
+    parameters: int
+    layer_parameters: int
+    depth: int
+    linear: tuple[LinearLayer, ...]
+
+    @classmethod
+    def of(cls, model: Any) -> Described:
+        """A model without adapters, loaded whole or on the meta device."""
+        from privet.lora_layers import linear_layers
+
+        total = sum(p.numel() for p in model.parameters())
+        linear, depth = linear_layers(model)
+        return cls(total, total - model.get_input_embeddings().weight.numel(), depth, linear)
+
+    @classmethod
+    def read(cls, text: str) -> Described:
+        """What `asdict` gave, out of JSON.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is something else.
+        """
+        facts = json.loads(text)
+        return cls(**facts | {"linear": tuple(LinearLayer(**layer) for layer in facts["linear"])})
+
+
 def model_size(config: Config) -> ModelSize:
     """The size of a configuration's model and adapter, from the cache folder or built on the meta device.
 
     Raises:
         PrivetError: if the model's configuration cannot be read or takes no such adapter.
     """
-    source, spec = find(config.model), lora_spec(config.lora)
-    kept = _place(source, spec)
-    if kept is not None:
+    source, described = find(config.model), None
+    if (kept := _place(source)) is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return _size(json.loads(kept.read_text(encoding="utf-8")), spec)
-    facts = _build(config, source, spec)
-    if kept is not None:
-        with contextlib.suppress(OSError):  # a cache that can't be written costs time only
+            described = Described.read(kept.read_text(encoding="utf-8"))
+    if described is None:
+        described = _build(config, source)
+        keep(source, described)
+    layout = layout_among(described.linear, described.depth, lora_spec(config.lora))
+    tensors = tuple((tensor.name, tensor.shape) for tensor in layout.tensors)
+    return ModelSize(
+        described.parameters, described.layer_parameters, layout.dimension, factors_of(layout), tensors
+    )
+
+
+def keep(source: Path | str, described: Described) -> None:
+    """Put down what a model is like, for the next plan; a cache that can't be written costs time only."""
+    if (kept := _place(source)) is not None:
+        with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
             partial = kept.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(facts), encoding="utf-8")
+            partial.write_text(json.dumps(asdict(described)), encoding="utf-8")
             partial.replace(kept)
-    return _size(facts, spec)
 
 
-def _place(source: Path | str, spec: LoraSpec) -> Path | None:
-    """Where the size of a model in a folder is kept; ``None`` for names and files that can change unseen."""
+def _place(source: Path | str) -> Path | None:
+    """Where it is put down for a model in a folder; ``None`` for names and files that can change unseen."""
     described = Path(source) / "config.json"
     if not isinstance(source, Path) or not described.is_file():
         return None
-    facts = [asdict(spec), *(f"{name} {version(name)}" for name in ("torch", "transformers", "privet"))]
-    key = hashlib.sha256(described.read_bytes() + json.dumps(facts).encode()).hexdigest()
+    versions = [f"{name} {version(name)}" for name in ("torch", "transformers", "privet")]
+    key = hashlib.sha256(described.read_bytes() + json.dumps(versions).encode()).hexdigest()
     return cache_dir() / FOLDER / f"{key[:32]}.json"
 
 
-def _size(facts: dict[str, Any], spec: LoraSpec) -> ModelSize:
-    chosen = facts["decoder_layers"]
-    layout = AdapterLayout(
-        spec,
-        tuple(AdaptedLayer(**layer) for layer in facts["layers"]),
-        tuple(facts["targets"]),
-        None if chosen is None else tuple(chosen),
-        transposed=facts["transposed"],
-    )
-    tensors = tuple((tensor.name, tensor.shape) for tensor in layout.tensors)
-    return ModelSize(
-        facts["parameters"], facts["layer_parameters"], layout.dimension, factors_of(layout), tensors
-    )
-
-
-def _build(config: Config, source: Path | str, spec: LoraSpec) -> dict[str, Any]:
+def _build(config: Config, source: Path | str) -> Described:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from privet.lora_layers import layout_of
 
     try:
         options = {"revision": config.model.revision, "trust_remote_code": False}
@@ -114,14 +142,4 @@ def _build(config: Config, source: Path | str, spec: LoraSpec) -> dict[str, Any]
             given=config.model.name,
             hint=str(error).splitlines()[0][:200] if str(error) else "check the folder",
         ) from None
-    total = sum(p.numel() for p in model.parameters())
-    embedding = model.get_input_embeddings().weight.numel()
-    layout = layout_of(model, spec)
-    return {
-        "parameters": total,
-        "layer_parameters": total - embedding,
-        "layers": [asdict(layer) for layer in layout.layers],
-        "targets": layout.targets,
-        "decoder_layers": layout.decoder_layers,
-        "transposed": layout.transposed,
-    }
+    return Described.of(model)

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from support.tiny_models import FAMILIES, make_model
 
+from privet import material
 from privet import model_size as module
 from privet.config import Config, parse
+from privet.data.records import DataReport, Dataset
 from privet.errors import PrivetError
-from privet.model_size import ModelSize, model_size
+from privet.model_size import Described, ModelSize, model_size
 
 
 def config(folder: Path, **lora: object) -> Config:
@@ -57,13 +59,25 @@ def test_what_is_read_equals_what_was_built(
     assert len(list(cache.iterdir())) == 1
 
 
-def test_another_model_or_adapter_is_built_anew(tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_model_is_described_as_one_without_weights(family: str, tmp_path: Path, cache: Path) -> None:
+    asked = config(saved(tmp_path / "model", family))
+    model_size(asked)
+    (kept,) = cache.iterdir()
+    assert Described.read(kept.read_text()) == Described.of(make_model(family))
+
+
+def test_one_description_serves_all_adapters_and_another_model_has_its_own(
+    tmp_path: Path, cache: Path
+) -> None:
     folder = saved(tmp_path / "model")
     sizes = [model_size(config(folder)), model_size(config(folder, rank=3))]
+    assert len(list(cache.iterdir())) == 1
     described = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(described | {"num_hidden_layers": 1}))
     sizes.append(model_size(config(folder)))
-    assert len({size.dimension for size in sizes}) == len(list(cache.iterdir())) == 3
+    assert len({size.dimension for size in sizes}) == 3
+    assert len(list(cache.iterdir())) == 2
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"parameters": 1, "layers": 3}'])
@@ -103,3 +117,13 @@ def test_a_second_plan_loads_neither_torch_nor_transformers(tmp_path: Path, cach
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_loads_the_model_describes_it_for_the_next_plan(
+    small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_down: list[tuple[object, Described]] = []
+    monkeypatch.setattr(material, "keep", lambda source, described: put_down.append((source, described)))
+    monkeypatch.setattr(material, "load_data", lambda *_: Dataset([], {}, False, {}, [], DataReport("", 0)))
+    material.gather(config(small_folder))
+    assert put_down == [(small_folder, module._build(config(small_folder), small_folder))]

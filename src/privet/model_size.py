@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privet import durable
 from privet.cache import cache_dir
 from privet.config import Config
 from privet.errors import PrivetError
@@ -108,9 +109,7 @@ def keep(source: Path | str, described: Described) -> None:
     if (kept := _place(source)) is not None:
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(asdict(described)), encoding="utf-8")
-            partial.replace(kept)
+            durable.replace(kept, json.dumps(asdict(described)))
 
 
 def _place(source: Path | str) -> Path | None:

@@ -29,6 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from privet import durable
 from privet.config import Config, to_yaml
 from privet.errors import PrivetError
 
@@ -131,13 +132,13 @@ class RunFolder:
         """
         sign = self.path / SIGN
         if not _is_unborn(self.path):
-            _write_durably(sign, _BEING_CLEARED)
+            durable.write(sign, _BEING_CLEARED)
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path != sign:
                 path.unlink()
-        _write_durably(sign, b"")
+        durable.write(sign, b"")
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -149,15 +150,10 @@ class RunFolder:
             PrivetError: if the disk is full or read-only; the old file is still whole then.
         """
         target = self.path / name
-        temporary = target.with_name(f".{target.name}.new")
-        raw = data.encode() if isinstance(data, str) else data
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(temporary, raw)
-            os.replace(temporary, target)
-            _sync_folder(target.parent)
+            durable.replace(target, data)
         except OSError as e:
-            temporary.unlink(missing_ok=True)
             raise unwritable(e, target) from None
 
     def write_json(self, name: str, value: Any) -> None:
@@ -232,21 +228,6 @@ def _is_unborn(path: Path) -> bool:
     if not sign.is_file() or sign.read_bytes() == _BEING_CLEARED or (path / CLAIM).exists():
         return False
     return all(p.name in _BEFORE_BIRTH or p.name.startswith(".") for p in path.iterdir())
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _line(row: dict[str, Any]) -> str:

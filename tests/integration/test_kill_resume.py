@@ -26,7 +26,7 @@ from support.toy_runs import adapter
 import privet.cast
 import privet.runs
 import privet.server
-from privet import checkpoint, run_folder
+from privet import checkpoint, durable, run_folder
 from privet.checkpoint import FILE
 from privet.config import Config
 from privet.errors import PrivetError
@@ -237,7 +237,7 @@ def amid_a_checkpoint(count: int) -> None:
             die()
         original(path, data)
 
-    patched(run_folder, "_write_durably", write)
+    patched(durable, "write", write)
 
 
 def before_a_checkpoint_takes_its_place(count: int) -> None:

@@ -12,6 +12,7 @@ from support.toy import config
 from privet.honest_norm import longest
 from privet.protocol import RoundId
 from privet.resolve import resolve
+from privet.sealing import none
 from privet.sealing.none import PlainClient, PlainServer
 from privet.systems import System
 
@@ -105,3 +106,13 @@ def test_a_message_of_an_earlier_round_is_refused_and_the_same_question_is_not(s
 def test_clients_that_have_nothing_to_add_are_no_copies(server: PlainServer) -> None:
     nothing = np.zeros(DIMENSION, np.int64)
     assert opened(server, {**rows(), 0: nothing, 1: nothing}).survivors == (0, 1, 2, 3)
+
+
+def test_what_is_remembered_does_not_grow_with_the_run(
+    server: PlainServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(none, "REMEMBERED", 8)
+    for number in range(5):
+        opened(server, rows(number), number)
+    assert len(server._seen) == 8
+    assert opened(server, {**rows(5), 0: rows(4)[2]}, 5).refused == {0: "copied from another message"}

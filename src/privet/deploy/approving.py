@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from privet import durable
 from privet.config import load
 from privet.deploy.starting import site_home
 from privet.engines.homes import AGREED, SITE, SiteHome, SiteSettings
@@ -68,4 +69,4 @@ def _write(home: SiteHome, readings: tuple[str, ...]) -> None:
             field=str(path),
             hint=f"write under `policy:` by hand: readings: {json.dumps(list(readings))}",
         )
-    path.write_text(text, encoding="utf-8")
+    durable.replace(path, text)

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from privet import durable
 from privet.config import Section, read_yaml
 from privet.errors import PrivetError
 from privet.keys import SecretStore
@@ -244,9 +245,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _update(path: Path, facts: Mapping[str, Any]) -> None:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps({**_read(path), **facts}, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    durable.replace(path, json.dumps({**_read(path), **facts}, indent=2) + "\n")
 
 
 def site_template() -> str:

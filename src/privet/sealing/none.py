@@ -22,6 +22,8 @@ from privet.traffic import message_bytes
 from privet.wire import Blob, Schema
 
 LEVEL = "none"
+REMEMBERED = 1 << 16
+"""Contributions that a copy is looked for among: those of the last 65 rounds of 1,000 clients, in about 15 MB."""
 _SECONDS_PER_VALUE = 1.5e-8
 
 
@@ -114,6 +116,8 @@ class PlainServer:
                 found[party] = "copied from another message"
             elif math.isfinite(self.longest) and norm(self._group, count, words[party]) > self.longest:
                 found[party] = "longer than an honest contribution"
+        while len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]  # the oldest
         return found
 
 

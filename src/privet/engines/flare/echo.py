@@ -17,6 +17,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable, make_reply
 
+from privet import durable
 from privet.engines.flare.controller import POLL_SECONDS, FlareTransport
 from privet.engines.flare.fields import RAW
 from privet.engines.homes import FOLDER, ServerHome
@@ -86,14 +87,8 @@ class EchoController(Controller):  # type: ignore[misc]  # nvflare is untyped
                         "server_peak_bytes": peak,
                     }
                 )
-                _write(Path(self.out), rows)
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """After each question, so that who gives up waiting has what was measured until then."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(rows), encoding="utf-8")
-    temporary.replace(path)
+                # After each question, so that who gives up waiting has what was measured until then.
+                durable.replace(Path(self.out), json.dumps(rows))
 
 
 class EchoExecutor(Executor):  # type: ignore[misc]  # nvflare is untyped

@@ -21,12 +21,12 @@ SILOS = (1, 4, 16, 64)
 Results = Mapping[tuple[str, float | None], Found]
 
 
-def curve(results: Results) -> list[Found]:
-    """hedge without a codec, by rising noise; noise that is nominal left out."""
+def curve(results: Results, name: str = "hedge") -> list[Found]:
+    """One family by rising noise; noise that is nominal left out."""
     chosen = [
         f
         for (family, noise), f in results.items()
-        if family == "hedge" and noise is not None and noise > NOMINAL
+        if family == name and noise is not None and noise > NOMINAL
     ]
     return sorted(chosen, key=lambda f: f.setup.noise or 0.0)
 
@@ -54,8 +54,20 @@ def _curve(axis: Axes, results: Results) -> None:
         color=BLUE,
         marker="o",
         capsize=3,
-        label="mean at the rate that validation chose",
+        label="top 2 layers: mean at the rate that validation chose",
     )
+    if deeper := curve(results, "hedge, top 4 layers"):
+        axis.errorbar(
+            [f.setup.noise for f in deeper],
+            [f.loss().value for f in deeper],
+            yerr=[f.loss().over_seeds or 0.0 for f in deeper],
+            color=ORANGE,
+            marker="s",
+            ms=4,
+            capsize=3,
+            linestyle=":",
+            label="top 4 layers",
+        )
     for f in points:
         axis.scatter([f.setup.noise] * len(f.nll), f.nll, s=9, color=BLUE, alpha=0.45, zorder=3)
     if ("central DP-SGD", 0.424) in results:
@@ -79,8 +91,8 @@ def _curve(axis: Axes, results: Results) -> None:
                 fontsize=8, color=colour,
             )  # fmt: skip
     axis.set_xscale("log", base=2)
-    shown = [0.424, 0.826, 1.652, 3.304, 6.608]
-    axis.set_xticks(shown, [f"{x:g}" for x in shown])
+    axis.set_xticks([n or 0.0 for n in noises], [f"{n:g}" for n in noises])
+    axis.minorticks_off()
     axis.set_xlabel("noise multiplier σ of the opened sum (n silos with local noise: √n σ)")
     axis.set_ylabel("test NLL in nats")
     axis.set_title("Loss against noise", loc="left", fontsize=10, fontweight="bold")
@@ -126,16 +138,18 @@ def _codecs(axis: Axes, results: Results) -> None:
         "hedge": (BLUE, "identity, 12,288 values"),
         "hedge, public subspace k=64": (GREEN, "public subspace, 64 values"),
         "hedge, random projection k=64": (ORANGE, "random projection, 64 values"),
+        "dr_encoder, k=768": (RED, "dr_encoder's autoencoder, 768 values"),
     }
-    for family, (colour, label) in families.items():
+    measured = (0.424, 0.826, 1.652, 0.453, 0.884, 1.723)
+    for place, (family, (colour, label)) in enumerate(families.items()):
         points = sorted(
-            (f for (name, noise), f in results.items() if name == family and noise in (0.424, 0.826, 1.652)),
+            (f for (name, noise), f in results.items() if name == family and noise in measured),
             key=lambda f: f.setup.noise or 0.0,
         )
         if points:
             losses = [f.loss() for f in points]
             axis.errorbar(
-                [f.rows[0]["epsilon"] for f in points],
+                [f.rows[0]["epsilon"] * 1.06 ** (place - 1) for f in points],
                 [e.value for e in losses],
                 yerr=[e.over_seeds or 0.0 for e in losses],
                 color=colour,

@@ -189,7 +189,7 @@ def table(results: Mapping[tuple[str, float | None], Found], task: str) -> list[
         if zero is not None and best is not None and f.setup.silos != "nobody":
             kept = f"{retention(loss.value, zero, best):.2f}"
         noise = "–" if f.setup.noise is None or f.setup.noise < NOMINAL else f"{f.setup.noise:g}"
-        seconds = [r["seconds"] for r in f.rows if "seconds" in r]
+        seconds = [r.get("cpu_seconds", r["seconds"]) for r in f.rows if "seconds" in r]
         up = row.get("bytes_up")
         cells = [
             f.setup.family,

@@ -19,8 +19,9 @@ from privet.codecs import Codec, fields, pack, unpack
 from privet.config import OptimiserConfig
 from privet.optimiser import Optimiser, moment_sizes
 from privet.pipeline import Floats, Integers
-from privet.protocol import Body, RoundAborted, RoundId, as_array
+from privet.protocol import RoundAborted, RoundId, as_array
 from privet.systems.base import System
+from privet.wire import Body
 
 Compose = Callable[[Codec | None], System]
 """Composes the run's system with a codec, everything else as resolved."""

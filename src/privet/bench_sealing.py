@@ -24,7 +24,7 @@ from privet import wire
 from privet.engines.local import LocalEngine
 from privet.fixed_point import Grid, project_range, round_units
 from privet.keys import derive
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing import ckks, encrypted
 from privet.sealing.base import SealingClient, SealingServer
 from privet.sealing.bfv_parameters import BfvParameters
@@ -38,6 +38,7 @@ from privet.sealing.masks import Group
 from privet.sealing.roster import Roster
 from privet.sealing.unmasking import MaskingServer
 from privet.store import MemoryStore
+from privet.wire import Body
 
 Floats = NDArray[np.float32]
 

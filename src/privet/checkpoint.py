@@ -17,10 +17,11 @@ from privet import wire
 from privet.aggregate import state_schema
 from privet.errors import PrivetError
 from privet.privacy.ledger import Ledger
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.run_folder import RunFolder
 from privet.sealing.state_seal import most_sealed_bytes
 from privet.server import Progress, Server
+from privet.wire import Body
 
 FILE = "checkpoints/server.bin"
 _DIGEST_BYTES, _CONFIG_BYTES = 32, 64

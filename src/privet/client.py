@@ -19,12 +19,12 @@ from privet.errors import PrivetError
 from privet.keys import ClientKeys
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.pipeline import Pass, Units
-from privet.protocol import Body, RoundAborted, RoundId
+from privet.protocol import RoundAborted, RoundId
 from privet.randomness import RoundRandomness
 from privet.sealing.base import SealingClient, SealingRefused, Store
 from privet.sealing.encrypted_round import EncryptedClient
 from privet.sealing.state_seal import StateSeal
-from privet.wire import Schema
+from privet.wire import Body, Schema
 from privet.work import Workplace
 
 _DIGEST_BYTES = 32

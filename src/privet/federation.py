@@ -24,13 +24,13 @@ from privet.keys import ClientKeys, SecretStore, derive
 from privet.messages import OPEN, ROUND, answer_schema, schemas
 from privet.pipeline import Floats
 from privet.resolve import Resolved
-from privet.sealing.base import Message, SealingServer, Store
+from privet.sealing.base import SealingServer, Store
 from privet.sealing.identity import Identity
 from privet.sealing.levels import Seal
 from privet.sealing.roster import Roster
 from privet.server import Server
 from privet.store import FolderStore, MemoryStore
-from privet.wire import Schema
+from privet.wire import Message, Schema
 from privet.work import Workplace
 
 _TEST_ROOT = b"privet insecure test root"

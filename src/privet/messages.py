@@ -11,10 +11,9 @@ import hashlib
 
 from privet import wire
 from privet.aggregate import CODEC_DIGEST, codec_fields
-from privet.protocol import Body
-from privet.sealing.base import Message, SealingServer
+from privet.sealing.base import SealingServer
 from privet.sealing.state_seal import HASH_BYTES, most_sealed_bytes
-from privet.wire import Array, Blob, Schema, Text, Whole
+from privet.wire import Array, Blob, Body, Message, Schema, Text, Whole
 
 ENROL, ROUND, OPEN, FINISH = "enrol", "round", "open", "finish"
 TAG = "state_tag"

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.config import OptimiserConfig
-from privet.protocol import Body, as_array
+from privet.protocol import as_array
+from privet.wire import Body
 
 Vector = NDArray[np.float32]
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from privet.sealing.base import Message
-
-Scalar: TypeAlias = bool | int | float | str
-Body: TypeAlias = dict[str, Scalar | bytes | NDArray[Any]]
-"""A message: a flat mapping of names to scalars, bytes and arrays. What is not in the wire schema cannot be sent."""
+from privet.wire import Body, Message
 
 
 @dataclass(frozen=True)

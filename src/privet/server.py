@@ -19,11 +19,11 @@ from privet.honest_norm import longest
 from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
-from privet.protocol import Ask, Body, Replies, RoundAborted, RoundId, Steps
-from privet.sealing.base import Message, Opened, SealingServer
+from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
+from privet.sealing.base import Opened, SealingServer
 from privet.sealing.none import PlainServer
 from privet.systems.base import System
-from privet.wire import Schema
+from privet.wire import Body, Message, Schema
 
 
 @dataclass

@@ -18,7 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.protocol import Body, Scalar
+Scalar: TypeAlias = bool | int | float | str
+Body: TypeAlias = dict[str, Scalar | bytes | NDArray[Any]]
+"""A message: a flat mapping of names to scalars, bytes and arrays. What is not in the wire schema cannot be sent."""
 
 MAGIC = b"PVT"
 VERSION = 1
@@ -160,6 +162,14 @@ class Schema:
         for name in self.fields:
             if name not in body and name not in self.optional:
                 raise WireError("missing-field", name)
+
+
+@dataclass(frozen=True)
+class Message:
+    """The schemas of an operation's question and of its answer."""
+
+    request: Schema
+    reply: Schema
 
 
 def encode(body: Body, schema: Schema | None = None) -> bytes:

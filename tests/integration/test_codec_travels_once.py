@@ -13,8 +13,8 @@ from privet.aggregate import CODEC_DIGEST, UNKNOWN_CODEC, Aggregator
 from privet.codecs.message import HEADER, POOLS
 from privet.federation import Federation
 from privet.messages import digest
-from privet.protocol import Body
 from privet.sealing.base import SealingRefused
+from privet.wire import Body
 
 ROUNDS = 5
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from support.encrypted import COUNT, LEVELS, Consortium, MemoryStore, Site
 
-from privet.protocol import Body, RoundAborted, RoundId
+from privet.protocol import RoundAborted, RoundId
 from privet.sealing import encrypted
 from privet.sealing.base import SealingRefused
 from privet.sealing.bfv import BfvKey
 from privet.sealing.identity import Identity
 from privet.sealing.roster import Roster
+from privet.wire import Body
 
 
 class Tampering:

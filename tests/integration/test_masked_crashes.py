@@ -18,11 +18,11 @@ import pytest
 from support.sealing import Cohort, some_values
 
 from privet.keys import SecretStore
-from privet.protocol import Body, RoundAborted, RoundId
+from privet.protocol import RoundAborted, RoundId
 from privet.sealing.base import Opened, SealingRefused
 from privet.sealing.masking_messages import UNMASK
 from privet.store import FolderStore, MemoryStore
-from privet.wire import Array, Schema, Whole, decode, encode
+from privet.wire import Array, Body, Schema, Whole, decode, encode
 
 COUNT = 64
 PARTIES = 5

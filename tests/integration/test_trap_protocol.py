@@ -26,12 +26,13 @@ from privet.mechanism import GaussianMechanism
 from privet.messages import ROUND
 from privet.privacy.events import Release
 from privet.privacy.ledger import Ledger
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.run_folder import RunFolder
 from privet.sealing.base import SealingRefused
 from privet.sealing.encrypted_round import EncryptedClient
 from privet.sealing.masking_messages import UNMASK
 from privet.store import FolderStore
+from privet.wire import Body
 
 DIMENSION = 24
 LEVELS: dict[str, Any] = {

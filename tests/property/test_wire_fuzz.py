@@ -13,11 +13,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.envelope import Address, open_envelope, seal_envelope
 from privet.sealing.identity import Identity
 from privet.sealing.roster import Roster
-from privet.wire import Array, Blob, Flag, Kind, Real, Schema, Text, UpTo, Whole, WireError, decode, encode
+from privet.wire import (
+    Array,
+    Blob,
+    Body,
+    Flag,
+    Kind,
+    Real,
+    Schema,
+    Text,
+    UpTo,
+    Whole,
+    WireError,
+    decode,
+    encode,
+)
 
 DTYPES = (
     "bool",

@@ -31,16 +31,17 @@ from privet.federation import Blueprint, Secrets
 from privet.keys import SecretStore
 from privet.messages import ROUND
 from privet.packing import pack
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.resolve import resolve
 from privet.sealing import enrolment
-from privet.sealing.base import Message, SealingRefused
+from privet.sealing.base import SealingRefused
 from privet.sealing.bfv import SEED_BYTES, _context
 from privet.sealing.encrypted_masked import EncryptedMaskedClient
 from privet.sealing.enrolment import read_roster
 from privet.sealing.identity import Identity
 from privet.sealing.seal_memory import MemoryFile
 from privet.store import FolderStore
+from privet.wire import Body, Message
 from privet.work import Workplace
 
 DIMENSION = 9000

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from privet import wire
 from privet.config import Dropout
 from privet.engines.local import LocalEngine
-from privet.protocol import Ask, Body, RoundAborted, RoundId, Steps
+from privet.protocol import Ask, RoundAborted, RoundId, Steps
 from privet.sealing import ckks, encrypted
-from privet.sealing.base import Message, Opened
+from privet.sealing.base import Opened
 from privet.sealing.bfv_parameters import BfvParameters
 from privet.sealing.encrypted_masked import EncryptedMaskedClient, EncryptedMaskedServer
 from privet.sealing.encrypted_messages import sum_schema
 from privet.sealing.encrypted_round import EncryptedClient, EncryptedServer
 from privet.sealing.identity import Identity
 from privet.sealing.roster import Roster
-from privet.wire import Blob, Schema, Whole
+from privet.wire import Blob, Body, Message, Schema, Whole
 
 Integers = NDArray[np.int64]
 COUNT, BITS = 13_000, 16

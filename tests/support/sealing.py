@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from privet.keys import derive
 from privet.packing import unpack
-from privet.protocol import Ask, Body, Replies, RoundId, Steps
-from privet.sealing.base import Message, Opened, SealingRefused, Store, check_cohort
+from privet.protocol import Ask, Replies, RoundId, Steps
+from privet.sealing.base import Opened, SealingRefused, Store, check_cohort
 from privet.sealing.identity import Identity
 from privet.sealing.masked import MaskedClient, MaskedServer
 from privet.sealing.masking import MaskingClient
@@ -20,7 +20,7 @@ from privet.sealing.masks import Group
 from privet.sealing.roster import Roster
 from privet.sealing.unmasking import MaskingServer
 from privet.store import MemoryStore
-from privet.wire import decode, encode
+from privet.wire import Body, Message, decode, encode
 
 T = TypeVar("T")
 Silence = Callable[[str, int], bool]

@@ -11,9 +11,9 @@ from support.toy import config, examples, federation, split
 from privet.client import Client
 from privet.errors import PrivetError
 from privet.mechanism import GaussianMechanism
-from privet.protocol import Body
 from privet.sealing.base import SealingRefused
 from privet.store import MemoryStore
+from privet.wire import Body
 
 PARTS = split(examples(60), 3)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from privet import wire
 from privet.errors import PrivetError
-from privet.protocol import Ask, Body, Replies, RoundAborted, RoundId, Steps
+from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
 from privet.sealing import ckks, encrypted, encrypted_masked
 from privet.sealing.additive import CiphertextRefused
 from privet.sealing.base import SealingRefused
@@ -26,6 +26,7 @@ from privet.sealing.roster import Member, Roster
 from privet.sealing.run_key import ACCEPT, ADVERTISE, WRAP, RunKey
 from privet.sealing.run_key_server import RunKeyServer
 from privet.store import MemoryStore
+from privet.wire import Body
 
 PARAMETERS = BfvParameters.for_values(16, 4)
 ROUND = RoundId(0)

@@ -13,7 +13,7 @@ from support.sealing import Cohort, some_values
 
 from privet.errors import PrivetError
 from privet.keys import Stream
-from privet.protocol import Body, RoundAborted, RoundId
+from privet.protocol import RoundAborted, RoundId
 from privet.sealing import masked, none, shamir
 from privet.sealing.agreement import AgreementError, EphemeralKey, open_blob, seal_blob
 from privet.sealing.base import check_cohort, recovery_threshold
@@ -23,7 +23,7 @@ from privet.sealing.masking_messages import UNMASK
 from privet.sealing.masks import CHUNK, Group, MaskStream, add_masks
 from privet.sealing.roster import Roster
 from privet.store import MemoryStore
-from privet.wire import encode
+from privet.wire import Body, encode
 
 PRIME = 4398046150657  # 42 bits, 1 modulo 2**13: of the kind that BFV packs
 GROUPS = [Group.of_bits(8), Group.of_bits(20), Group.of_bits(32), Group.of_bits(33), Group.of_bits(62)]

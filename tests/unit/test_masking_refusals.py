@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from support.sealing import Cohort, some_values
 
-from privet.protocol import Body, RoundAborted, RoundId
+from privet.protocol import RoundAborted, RoundId
 from privet.sealing import none
 from privet.sealing.agreement import EphemeralKey
 from privet.sealing.base import SealingRefused
 from privet.sealing.masking_messages import DELIVER, SHARE, SURVIVORS, UNMASK, Context
+from privet.wire import Body
 
 ROUND = RoundId(0)
 

@@ -8,13 +8,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.envelope import SERVER, Address, open_envelope, seal_envelope
 from privet.sealing.identity import Identity
 from privet.wire import (
     MAX_FIELDS,
     Array,
     Blob,
+    Body,
     Flag,
     Real,
     Schema,

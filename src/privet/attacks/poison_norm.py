@@ -35,9 +35,10 @@ from privet.federation import Federation
 from privet.honest_norm import FALSE_REFUSAL, longest
 from privet.messages import ROUND
 from privet.pipeline import Clip, Integers
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.resolve import Factors
 from privet.systems import System
+from privet.wire import Body
 
 FACTOR = 100
 UNITS = 8

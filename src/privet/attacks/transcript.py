@@ -19,10 +19,10 @@ from privet.federation import Federation
 from privet.messages import ROUND
 from privet.packing import unpack
 from privet.pipeline import CodecLike, Encode, Floats, Integers
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.masks import Group, Words
 from privet.systems import System
-from privet.wire import Schema
+from privet.wire import Body, Schema
 
 
 @dataclass

@@ -33,7 +33,7 @@ from privet.codecs.base import (
 )
 from privet.codecs.identity import Identity
 from privet.errors import PrivetError
-from privet.protocol import Body
+from privet.wire import Body
 
 BITS_A_NUMBER = 2.0
 """Bits above the water level at which ``by_rate`` keeps a tensor whole."""

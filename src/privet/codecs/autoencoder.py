@@ -30,7 +30,8 @@ from privet.codecs.base import (
     body_str,
 )
 from privet.codecs.folding import Picture
-from privet.protocol import Body, RoundAborted, as_array
+from privet.protocol import RoundAborted, as_array
+from privet.wire import Body
 
 if TYPE_CHECKING:
     from torch import Tensor

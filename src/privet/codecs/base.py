@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundAborted
+from privet.protocol import RoundAborted
+from privet.wire import Body
 
 FloatArray: TypeAlias = NDArray[np.float32]
 Layout: TypeAlias = Sequence[tuple[str, tuple[int, ...]]]

@@ -20,7 +20,7 @@ from privet.codec_config import Scale
 from privet.codecs.base import FloatArray, LinearCodec, Provenance, as_batch, as_code, body_int
 from privet.codecs.random_projection import check_size, scale_of
 from privet.codecs.seeded import permutation, signs
-from privet.protocol import Body
+from privet.wire import Body
 
 
 @dataclass(frozen=True)

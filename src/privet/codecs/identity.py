@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.codecs.base import FloatArray, LinearCodec, Provenance, as_batch, as_code, body_int
-from privet.protocol import Body
+from privet.wire import Body
 
 
 @dataclass(frozen=True)

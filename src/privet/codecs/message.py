@@ -25,8 +25,8 @@ from privet.codecs.prune import Prune
 from privet.codecs.public_subspace import PublicSubspace
 from privet.codecs.random_projection import RandomProjection
 from privet.codecs.row_pca import RowPca
-from privet.protocol import Body, RoundAborted, as_array
-from privet.wire import Array, Blob, Kind, UpTo
+from privet.protocol import RoundAborted, as_array
+from privet.wire import Array, Blob, Body, Kind, UpTo
 
 HEADER = "codec"
 POOLS = {"float32": "codec_float32", "int32": "codec_int32", "uint8": "codec_uint8"}

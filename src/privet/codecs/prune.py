@@ -26,7 +26,8 @@ from privet.codecs.base import (
 )
 from privet.codecs.seeded import permutation
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundAborted, as_array
+from privet.protocol import RoundAborted, as_array
+from privet.wire import Body
 
 
 def pruned_share(

@@ -24,7 +24,8 @@ from privet.codecs.base import (
 )
 from privet.codecs.row_pca import leading
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundAborted, as_array
+from privet.protocol import RoundAborted, as_array
+from privet.wire import Body
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from privet.codec_config import Scale
 from privet.codecs.base import FloatArray, LinearCodec, Provenance, as_batch, as_code, body_int, body_str
 from privet.codecs.seeded import permutation, signs
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundAborted
+from privet.protocol import RoundAborted
+from privet.wire import Body
 
 LARGEST_BLOCK = 4096
 """Enough mixing (each output spreads over 4096 random coordinates), and a block row still fits the cache."""

@@ -31,7 +31,8 @@ from privet.codecs.base import (
 )
 from privet.codecs.stacking import stacks_of
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundAborted, as_array
+from privet.protocol import RoundAborted, as_array
+from privet.wire import Body
 
 
 @dataclass(frozen=True, eq=False)

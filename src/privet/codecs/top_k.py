@@ -27,7 +27,8 @@ from privet.codecs.base import (
 )
 from privet.codecs.random_projection import check_size
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundAborted, as_array
+from privet.protocol import RoundAborted, as_array
+from privet.wire import Body
 
 LARGEST_POSITION = 1 << 24
 """Positions travel as float32, which holds whole numbers exactly up to here."""

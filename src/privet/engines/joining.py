@@ -11,10 +11,9 @@ import numpy as np
 from privet.aggregate import codec_fields
 from privet.codecs import Codec, pack, unpack
 from privet.config import Config, to_yaml
-from privet.protocol import Body, as_array
-from privet.sealing.base import Message
+from privet.protocol import as_array
 from privet.tokenise import Example
-from privet.wire import Array, Kind, Schema, Text, UpTo, Whole, WireError
+from privet.wire import Array, Body, Kind, Message, Schema, Text, UpTo, Whole, WireError
 
 JOIN = "join"
 PACKAGES = ("privet", "torch", "transformers", "numpy", "scipy", "cryptography", "tenseal", "nvflare")

@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 
 from privet import wire
 from privet.config import Dropout
-from privet.protocol import Ask, Body, Replies, Steps
-from privet.sealing.base import Message, SealingRefused
+from privet.protocol import Ask, Replies, Steps
+from privet.sealing.base import SealingRefused
+from privet.wire import Body, Message
 
 T = TypeVar("T")
 

@@ -22,13 +22,14 @@ from privet.engines.joining import JOIN, installed, joining, made_from_public
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Secrets
 from privet.messages import FINISH, OPEN, ROUND
-from privet.protocol import Body, RoundAborted, RoundId
+from privet.protocol import RoundAborted, RoundId
 from privet.reading import Reading
 from privet.sealing.base import SealingRefused, Store
 from privet.sealing.envelope import SERVER, Address, claimed_address, open_envelope, seal_envelope
 from privet.sealing.roster import Roster
 from privet.site_ledger import checked_name
 from privet.site_policy import refusals
+from privet.wire import Body
 
 LATEST = "latest.round"
 _NUMBER_BYTES = 8

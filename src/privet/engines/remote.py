@@ -14,11 +14,11 @@ from typing import Protocol, TypeVar
 
 from privet import wire
 from privet.engines.joining import JOIN, joining
-from privet.protocol import Ask, Body, Replies, RoundId, Steps
-from privet.sealing.base import Message
+from privet.protocol import Ask, Replies, RoundId, Steps
 from privet.sealing.envelope import SERVER, Address, open_envelope, seal_envelope
 from privet.sealing.identity import Identity
 from privet.sealing.roster import Roster
+from privet.wire import Body, Message
 
 T = TypeVar("T")
 NO_ANSWER, CRASHED, ABSENT = "no answer", "crashed", "not here"

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
-from privet.protocol import Body, RoundId, Steps
-from privet.wire import Schema, WireError
+from privet.protocol import RoundId, Steps
+from privet.wire import Body, Message, Schema, WireError
 
 FEWEST_PARTIES = 3
 """With two parties each learns the other's contribution from the sum: no level hides anything."""
@@ -44,14 +44,6 @@ class Store(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """The entry ``name``, or ``None``."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """The schemas of an operation's question and of its answer."""
-
-    request: Schema
-    reply: Schema
 
 
 @dataclass(frozen=True)

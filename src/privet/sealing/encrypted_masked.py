@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.protocol import Body, RoundAborted, RoundId, Steps
+from privet.protocol import RoundAborted, RoundId, Steps
 from privet.sealing import encrypted, masked
-from privet.sealing.base import Message, Opened, SealingPlan, Store
+from privet.sealing.base import Opened, SealingPlan, Store
 from privet.sealing.bfv import Words
 from privet.sealing.bfv_parameters import BfvParameters
 from privet.sealing.encrypted import BfvHolder, BfvScheme
@@ -28,6 +28,7 @@ from privet.sealing.masks import Group
 from privet.sealing.roster import Roster
 from privet.sealing.run_key import OPERATIONS
 from privet.sealing.unmasking import MaskingServer
+from privet.wire import Body, Message
 
 LEVEL = "encrypted+masked"
 

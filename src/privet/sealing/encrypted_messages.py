@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.additive import CiphertextRefused, Scheme
 from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.masking_messages import Context
 from privet.sealing.run_key import NAME_BYTES
 from privet.traffic import Traffic, message_bytes
-from privet.wire import Array, Blob, Kind, Schema, UpTo, Whole
+from privet.wire import Array, Blob, Body, Kind, Schema, UpTo, Whole
 
 
 @dataclass(frozen=True)

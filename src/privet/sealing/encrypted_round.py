@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
 from privet import wire
-from privet.protocol import Body, RoundAborted, RoundId, Steps
+from privet.protocol import RoundAborted, RoundId, Steps
 from privet.sealing.additive import CiphertextRefused, KeyHolder, Scheme
 from privet.sealing.agreement import NONCE_BYTES
-from privet.sealing.base import Message, Opened, SealingRefused, Store, check_cohort, checked
+from privet.sealing.base import Opened, SealingRefused, Store, check_cohort, checked
 from privet.sealing.encrypted_messages import Upload, split, sum_schema, upload_schema
 from privet.sealing.identity import Identity, verify
 from privet.sealing.masking_messages import Context
@@ -26,7 +26,7 @@ from privet.sealing.roster import Roster
 from privet.sealing.run_key import OPERATIONS, RunKeyClient
 from privet.sealing.run_key_server import RunKeyServer
 from privet.sealing.state_seal import StateSeal
-from privet.wire import Blob, Schema, Whole
+from privet.wire import Blob, Body, Message, Schema, Whole
 
 _SEALED, _OPENED = "encrypted.sealed", "encrypted.opened"
 _DECIDED = Schema({"number": Whole(0), "attempt": Whole(0), "tag": Blob(16, 16)})

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from privet import durable
 from privet.errors import PrivetError
-from privet.protocol import Body
 from privet.sealing.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, fingerprint, verify
 from privet.sealing.roster import Member, Roster, check_name, read_document, read_hex
+from privet.wire import Body
 
 CARD_FILE = "card.json"
 _LARGEST_FILE = 8 << 20

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.identity import SIGNATURE_BYTES, Identity, verify
-from privet.wire import ALIGNMENT, WireError
+from privet.wire import ALIGNMENT, Body, WireError
 
 MAGIC = b"PVE"
 VERSION = 1

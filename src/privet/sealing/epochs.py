@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from privet import wire
 from privet.keys import derive
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.agreement import BLOB_OVERHEAD, KEY_BYTES, SEED_BYTES, EphemeralKey
 from privet.sealing.base import Store
 from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.masking_messages import MAX_SLOTS, bundle_bytes, byte_row, round_array, rounds_of
 from privet.sealing.roster import LARGEST_ROSTER
-from privet.wire import Array, Blob, Schema, UpTo, Whole
+from privet.wire import Array, Blob, Body, Schema, UpTo, Whole
 
 _PENDING, _CURRENT, _SLOTS = "masking.pending", "masking.current", "masking.slots"
 _MAX_ROUNDS = 1 << 20

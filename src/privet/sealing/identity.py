@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from privet.errors import PrivetError
 from privet.keys import derive
-from privet.protocol import Body
-from privet.wire import encode
+from privet.wire import Body, encode
 
 IDENTITY_FILE = "identity.pem"
 SIGNATURE_BYTES = 64

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.packing import pack
-from privet.protocol import Body, RoundId, Steps
+from privet.protocol import RoundId, Steps
 from privet.sealing.agreement import BLOB_OVERHEAD, KEY_BYTES
-from privet.sealing.base import Message, Opened, SealingPlan, SealingRefused, recovery_threshold
+from privet.sealing.base import Opened, SealingPlan, SealingRefused, recovery_threshold
 from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.masking import MaskingClient
 from privet.sealing.masking_messages import (
@@ -31,7 +31,7 @@ from privet.sealing.none import packed_schema, read_words, sum_words
 from privet.sealing.shamir import SHARE_BYTES
 from privet.sealing.unmasking import MaskingServer
 from privet.traffic import Sizes, Traffic, message_bytes
-from privet.wire import Schema, Whole
+from privet.wire import Body, Message, Schema, Whole
 
 LEVEL = "masked"
 _SECONDS_PER_MASK_WORD = 2.5e-9

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from numpy.typing import NDArray
 
 from privet.keys import derive
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing import shamir
 from privet.sealing.agreement import SEED_BYTES, AgreementError, EphemeralKey, open_blob, seal_blob
 from privet.sealing.base import FEWEST_PARTIES, SealingRefused, Store, checked, recovery_threshold
@@ -37,6 +37,7 @@ from privet.sealing.masking_messages import (
 )
 from privet.sealing.masks import Group, Words, add_masks
 from privet.sealing.roster import Roster
+from privet.wire import Body
 
 
 class MaskingClient:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.agreement import BLOB_OVERHEAD, KEY_BYTES
-from privet.sealing.base import Message
 from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.roster import Roster
 from privet.sealing.shamir import SHARE_BYTES
-from privet.wire import Array, Blob, Kind, Schema, Text, UpTo, Whole
+from privet.wire import Array, Blob, Body, Kind, Message, Schema, Text, UpTo, Whole
 
 ADVERTISE, SHARE, DELIVER = "keys.advertise", "keys.share", "keys.deliver"
 SURVIVORS, UNMASK = "recover.survivors", "recover.unmask"

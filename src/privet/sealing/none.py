@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.packing import pack, packed_size, unpack
-from privet.protocol import Body, RoundAborted, RoundId, Steps
-from privet.sealing.base import Message, Opened, SealingPlan, SealingRefused, check_cohort, checked
+from privet.protocol import RoundAborted, RoundId, Steps
+from privet.sealing.base import Opened, SealingPlan, SealingRefused, check_cohort, checked
 from privet.sealing.masks import CHUNK, Group, Words
 from privet.traffic import message_bytes
-from privet.wire import Blob, Schema
+from privet.wire import Blob, Body, Message, Schema
 
 LEVEL = "none"
 REMEMBERED = 1 << 16

@@ -18,8 +18,8 @@ from functools import cached_property
 from typing import Any
 
 from privet.errors import PrivetError
-from privet.protocol import Body
 from privet.sealing.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Identity, verify
+from privet.wire import Body
 
 LARGEST_ROSTER = 10_000
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,62}[A-Za-z0-9])?")

@@ -21,12 +21,11 @@ import numpy as np
 
 from privet import wire
 from privet.keys import derive
-from privet.protocol import Body
 from privet.sealing.agreement import BLOB_OVERHEAD, AgreementError, EphemeralKey, open_blob, seal_blob
 from privet.sealing.base import SealingRefused, Store
 from privet.sealing.identity import SIGNATURE_BYTES, Identity, verify
 from privet.sealing.masking_messages import Context
-from privet.wire import Blob, Flag, Schema
+from privet.wire import Blob, Body, Flag, Schema
 
 ADVERTISE, WRAP, ACCEPT = "keys.run.advertise", "keys.run.wrap", "keys.run.accept"
 OPERATIONS = frozenset({ADVERTISE, WRAP, ACCEPT})

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from privet.protocol import Ask, Body, RoundAborted, Steps
-from privet.sealing.base import Message
+from privet.protocol import Ask, RoundAborted, Steps
 from privet.sealing.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from privet.sealing.masking_messages import Context
 from privet.sealing.run_key import (
@@ -24,7 +23,7 @@ from privet.sealing.run_key import (
     verify_advert,
 )
 from privet.traffic import Sizes, Traffic
-from privet.wire import Array, Blob, Schema, UpTo, Whole
+from privet.wire import Array, Blob, Body, Message, Schema, UpTo, Whole
 
 SECONDS_TO_ANSWER = 600.0
 SECONDS_TO_PROBE = 5.0

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet import wire
-from privet.protocol import Body, RoundId
+from privet.protocol import RoundId
 from privet.sealing.agreement import BLOB_OVERHEAD, KEY_BYTES
 from privet.sealing.base import Store
 from privet.sealing.epochs import PublicKeys, pack_peers, unpack_peers
 from privet.sealing.masking_messages import MAX_SLOTS, bundle_bytes, round_array, rounds_of
 from privet.sealing.roster import LARGEST_ROSTER
-from privet.wire import Array, Schema, UpTo, Whole
+from privet.wire import Array, Body, Schema, UpTo, Whole
 
 _EPOCH_ENTRY, _PROGRESS_ENTRY = "masking.server.epoch", "masking.server.progress"
 

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from privet import wire
-from privet.protocol import Body
 from privet.sealing.agreement import BLOB_OVERHEAD, AgreementError, open_blob, seal_blob
 from privet.sealing.base import SealingRefused, Store
 from privet.sealing.identity import SIGNATURE_BYTES, Identity, verify
 from privet.sealing.masking_messages import Context
 from privet.sealing.run_key import RunKeyClient
 from privet.traffic import message_bytes
-from privet.wire import Blob, Schema, Whole
+from privet.wire import Blob, Body, Schema, Whole
 
 HASH_BYTES = 32
 _NEWEST = "state.newest"

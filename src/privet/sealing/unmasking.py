@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from privet import wire
 from privet.keys import derive
-from privet.protocol import Ask, Body, Replies, RoundAborted, RoundId, Steps
+from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
 from privet.sealing import shamir
 from privet.sealing.agreement import EphemeralKey
-from privet.sealing.base import Message, Store, recovery_threshold
+from privet.sealing.base import Store, recovery_threshold
 from privet.sealing.epochs import PublicKeys, commitment, pack_peers
 from privet.sealing.identity import verify
 from privet.sealing.masking_messages import (
@@ -36,6 +36,7 @@ from privet.sealing.masking_messages import (
 from privet.sealing.masks import Group, Words, add_masks
 from privet.sealing.roster import Roster
 from privet.sealing.server_memory import ServerEpoch, ServerMemory
+from privet.wire import Body, Message
 
 
 @dataclass(frozen=True)

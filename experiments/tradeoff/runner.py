@@ -23,7 +23,7 @@ from privet.config import Config, MaskedSealing
 from privet.data.records import Record
 from privet.federation import Secrets, federate, sum_field
 from privet.lora import factors_of
-from privet.material import Material, Question, codec_schedule, gather, questions
+from privet.material import Material, Question, codec_schedule, gather, layout_of, questions
 from privet.measure import losses
 from privet.pipeline import Floats
 from privet.public_clip import public_clip_norm
@@ -128,6 +128,7 @@ def train(
         parties=len(places),
         clip_norm=_clip_norm(ground, config),
         factors=factors_of(backbone.layout),
+        layout=layout_of(material),
     )
     f = federate(
         resolved,

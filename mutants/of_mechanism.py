@@ -6,6 +6,7 @@ from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
     BATCHES,
     CHARGED_NOISE,
+    CODE_COMPANY,
     COMPANY,
     EMPTY_ROUND,
     EQUALITY,
@@ -207,6 +208,15 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
             "size = (len(words), max(map(len, words))) if shape is None else (len(words), shape.width)",
         ),
         tests=(COMPANY,),
+    ),
+    mutant(
+        "units encoded together",
+        (
+            "pipeline.py",
+            "codes = [self.codec.encode(value[at : at + 1]) for at in range(len(value))]",
+            "together = self.codec.encode(value)\n        codes = [together[at : at + 1] for at in range(len(value))]",
+        ),
+        tests=(CODE_COMPANY,),
     ),
     mutant(
         "shapes shared untried",

@@ -35,3 +35,4 @@ STAGES_CALIBRATED = "tests/unit/test_dr_encoder.py::test_both_stages_are_calibra
 VISIBLE = CANARIES + "test_trap_09_canaries_are_as_visible_as_the_ledger_says"
 COMPANY = "tests/unit/test_train.py::test_a_record_s_gradient_has_the_same_bits_in_any_company"
 UNSHARED = "tests/unit/test_train.py::test_a_shape_that_keeps_no_bits_is_not_shared"
+CODE_COMPANY = "tests/unit/test_pipeline.py::test_a_unit_s_code_does_not_depend_on_its_company"

@@ -5,7 +5,6 @@ This is where torch comes in. Loading reports what it left out; nothing is dropp
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from privet.config import Config, LocalConfig
 from privet.data.each_alone import load_each_alone
 from privet.data.load import load as load_data
 from privet.data.load import load_public
-from privet.data.records import Dataset, Record
+from privet.data.records import Dataset, Record, in_public_order
 from privet.data_config import (
     ChatTemplate,
     ClassificationTemplate,
@@ -196,14 +195,6 @@ def gather(
     trainer = LoraTrainer(backbone, config.engine.micro_batch)
     public, written = tokens(dataset.public), tokens(sentences)
     return Material(model, dataset, trainer, silos, test, public, notes, written)
-
-
-def in_public_order(records: Sequence[Record], seed: int) -> list[Record]:
-    """Public records in an order that the public seed draws, so that the first of them stand for all.
-
-    As they come they may be sorted by silo, and clip norms and codecs look at the first few hundred.
-    """
-    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}/{record.id}".encode()).digest())
 
 
 def _sentences(config: Config, model: LoadedModel, observe: Observe) -> tuple[list[Record], list[str]]:

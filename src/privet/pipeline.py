@@ -116,20 +116,24 @@ class Encode:
     role: Role = Role.ENCODE
 
     def forward(self, value: Floats, unit_ids: tuple[str, ...], passing: Pass) -> Floats:
-        """float32 [b, D] -> float32 [b, k].
+        """float32 [b, D] -> float32 [b, k], unit by unit.
+
+        A matrix product over several rows gives each of them other last bits than over one, and then a unit that
+        leaves would move the integers of others (docs/adr/0008-shapes-of-a-records-own-length.md).
 
         Raises:
             PrivetError: if the codec, which a server may have chosen, gives another shape: one clipped number that is
                 added to k coordinates would count sqrt(k) times.
         """
-        code = self.codec.encode(value)
-        if code.shape != (len(value), self.codec.size):
+        size = self.codec.size
+        codes = [self.codec.encode(value[at : at + 1]) for at in range(len(value))]
+        if any(code.shape != (1, size) for code in codes):
             raise PrivetError(
                 "gives codes of another length than it says",
                 field="codec",
-                allowed=f"{self.codec.size} numbers",
+                allowed=f"{size} numbers",
             )
-        return code
+        return np.concatenate([np.zeros((0, size), np.float32), *codes])
 
     def backward(self, value: Floats) -> Floats:
         """float32 [k] -> float32 [D]."""

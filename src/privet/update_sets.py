@@ -19,9 +19,11 @@ from zipfile import BadZipFile
 import numpy as np
 
 from privet.codecs.base import FloatArray, Layout
+from privet.data.records import Dataset, Record, in_public_order
 from privet.errors import PrivetError
 
-FORMAT = 1
+FORMAT = 2
+"""Of files and of what is in them; 1 took the first records of each client, which are of one label."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class UpdateSetConfig:
         public: Updates in ``public``.
         public_records: Records behind one of them.
         max_length: Tokens of a record at most.
-        seed: Public seed of the adapters and of who holds what.
+        seed: Public seed of the adapters, of who holds what and of which records are behind an update.
     """
 
     model: str = "smollm2-135m-instruct"
@@ -62,7 +64,7 @@ class UpdateSetConfig:
 
     def digest(self) -> str:
         """First 12 hexadecimal digits of a hash of all of it."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -117,6 +119,8 @@ class UpdateSet:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 about = json.loads(stored["about"].tobytes())
                 parts = {name: stored[name] for name in ("clients", "fit", "public")}
+            if about["format"] != FORMAT:
+                raise ValueError("of another format")
             layout = tuple((name, tuple(shape)) for name, shape in about["layout"])
             config = UpdateSetConfig(**about["config"])
         except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError):
@@ -183,17 +187,8 @@ def collect(
     def examples(records: Sequence[Any]) -> list[Any]:
         return list(tokenise(records, loaded.tokenizer, SENTIMENT_TEMPLATE, config.max_length))
 
-    public = examples(dataset.public)
-    needed = config.public * config.public_records
-    silos = [examples(silo.records[: config.records]) for silo in dataset.silos]
-    if len(public) < needed or min(len(silo) for silo in silos) < config.records:
-        raise PrivetError("too few records", field="updates", given=len(public), allowed=f"at least {needed}")
-    order = np.random.default_rng(config.seed).permutation(len(public))
-    public = [public[i] for i in order]
-    groups = [
-        *silos,
-        *(public[i * config.public_records : (i + 1) * config.public_records] for i in range(config.public)),
-    ]
+    public = examples(in_public_order(dataset.public, config.seed))
+    groups = [examples(records) for records in drawn(dataset, config)]
     rows = np.zeros((len(groups) + 1, backbone.dimension), np.float32)
     done = _resumed(rows, partial)
     if not done:
@@ -209,6 +204,22 @@ def collect(
     count = 2 * config.clients
     # Every other silo, so that both halves hold all domains.
     return UpdateSet(layout, rows[0:count:2], rows[1:count:2], rows[count:], config, names[0::2])
+
+
+def drawn(dataset: Dataset, config: UpdateSetConfig) -> list[list[Record]]:
+    """The records behind each update: of every client, then of every public one.
+
+    A public seed draws them: as they come, the embedded data have one label after the other.
+
+    Raises:
+        PrivetError: if there are too few.
+    """
+    silos = [in_public_order(silo.records, config.seed)[: config.records] for silo in dataset.silos]
+    public, each = in_public_order(dataset.public, config.seed), config.public_records
+    needed = config.public * each
+    if len(public) < needed or min(len(silo) for silo in silos) < config.records:
+        raise PrivetError("too few records", field="updates", given=len(public), allowed=f"at least {needed}")
+    return [*silos, *(public[start : start + each] for start in range(0, needed, each))]
 
 
 def _resumed(rows: FloatArray, partial: Path | None) -> int:

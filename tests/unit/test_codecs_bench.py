@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from privet.bench_codecs import Row, bench_codecs
 from privet.codecs.base import dimension_of
+from privet.data.records import DataReport, Dataset, Record, Silo
 from privet.errors import PrivetError
-from privet.update_sets import UpdateSet, UpdateSetConfig, load_or_collect
+from privet.update_sets import FORMAT, UpdateSet, UpdateSetConfig, drawn, load_or_collect
 
 LAYOUT = tuple(
     (f"layers.{layer}.q.lora_{factor}", (8, 32) if factor == "A" else (32, 8))
@@ -80,6 +82,38 @@ def test_a_size_that_the_adapter_does_not_allow_is_left_out_and_said() -> None:
     found = bench_codecs(updates(), ratios=(10,), noises=(0.0,), progress=told.append)
     assert [line for line in told if line.startswith("autoencoder conv: left out")]
     assert not [row for row in found if row["codec"] == "autoencoder conv"]
+
+
+def test_the_records_behind_updates_are_drawn() -> None:
+    """As they come they are sorted by label: the first of each client would all be of one."""
+
+    def some(name: str) -> list[Record]:
+        return [Record(f"{name}/{i}", "a", "b", label=i // 50) for i in range(100)]
+
+    silos = [Silo(name, some(name)) for name in "abcd"]
+    data = Dataset(silos, {}, True, {}, some("public"), DataReport("here", 500))
+    config = UpdateSetConfig(clients=2, records=4, public=8, public_records=2)
+    found = drawn(data, config)
+    assert [len(records) for records in found] == [4] * 4 + [2] * 8
+    assert len({record.id for records in found for record in records}) == 4 * 4 + 8 * 2
+    # Of 16 fair draws fewer than 3 are of one label with probability 0.4 %, but the seed is fixed.
+    assert 3 <= sum(record.label or 0 for records in found[:4] for record in records) <= 13
+    assert found == drawn(data, config)
+    with pytest.raises(PrivetError, match="too few records"):
+        drawn(data, UpdateSetConfig(clients=2, records=4, public=51, public_records=2))
+
+
+def test_a_file_of_another_format_is_collected_anew(tmp_path: Path) -> None:
+    kept, path = updates(), tmp_path / "updates.npz"
+    kept.save(path)
+    with np.load(path) as stored:
+        parts = dict(stored)
+    about = json.loads(parts["about"].tobytes())
+    assert about["format"] == FORMAT
+    parts["about"] = np.frombuffer(json.dumps(about | {"format": FORMAT - 1}).encode(), np.uint8)
+    np.savez(path, **parts)
+    with pytest.raises(PrivetError, match="holds no updates"):
+        UpdateSet.load(path)
 
 
 def test_updates_come_back_from_their_file(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from privet.data.records import Record
-from privet.material import in_public_order
+from privet.data.records import Record, in_public_order
 
 
 def test_the_first_public_records_stand_for_all() -> None:

@@ -36,6 +36,13 @@ class Spoiler:
         return np.resize(total, DIMENSION)
 
 
+class Sociable(Spoiler):
+    """An encoder whose codes tell how many stand beside them, as the last bits of a matrix product do."""
+
+    def encode(self, batch: Floats) -> Floats:
+        return super().encode(batch) + np.float32(len(batch))
+
+
 def passing() -> Pass:
     round_id = RoundId(0)
     return Pass(round_id, RoundRandomness(ClientKeys.from_insecure_test_seed(1, 0), round_id))
@@ -53,6 +60,18 @@ def stages(factor: float = 1.0, limit: int | None = None) -> dict[str, Any]:
 
 def units(rows: Floats) -> list[Units]:
     return [Units(tuple(f"r{i}" for i in range(len(rows))), rows)]
+
+
+def test_a_unit_s_code_does_not_depend_on_its_company() -> None:
+    encode, rows = (
+        Encode(Sociable(1.0)),
+        np.random.default_rng(0).normal(size=(5, DIMENSION)).astype(np.float32),
+    )
+    together = encode.forward(rows, tuple("abcde"), passing())
+    for at in range(5):
+        alone = encode.forward(rows[at : at + 1], ("a",), passing())
+        assert together[at : at + 1].tobytes() == alone.tobytes()
+    assert encode.forward(rows[:0], (), passing()).shape == (0, SIZE)
 
 
 def test_trap_07_no_other_order_is_accepted() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,3 +108,11 @@ class Dataset:
     def size(self) -> int:
         """Number of training records over all silos."""
         return sum(len(silo) for silo in self.silos)
+
+
+def in_public_order(records: Sequence[Record], seed: int) -> list[Record]:
+    """Public records in an order that the public seed draws, so that the first of them stand for all.
+
+    As they come they may be sorted by silo, and clip norms and codecs look at the first few hundred.
+    """
+    return sorted(records, key=lambda record: hashlib.sha256(f"{seed}/{record.id}".encode()).digest())

@@ -18,6 +18,7 @@ from mutants.tests_that_notice import (
     NO_SECRET,
     PROTOCOL,
     REFUSALS,
+    SINGLE_CHARGED,
     STAGE_NOISE,
     STAGES_CALIBRATED,
     STAGES_CHARGED,
@@ -145,6 +146,16 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
             "        if self.progress.charged is None or self.progress.charged.number != self.progress.number:",
         ),
         tests=(CHARGED_RETRIES,),
+    ),
+    mutant(
+        "contributions that an assumed colluder opens charged with their sum only",
+        ("server.py", " or self.ledger.trust.counts_single_contributions:", ":"),
+        tests=(SINGLE_CHARGED,),
+    ),
+    mutant(
+        "whole noise in a failed round charged for nothing but its sum",
+        ("privacy/observers.py", 'return self.noise == "local" or self._open', "return self._open"),
+        tests=(SINGLE_CHARGED,),
     ),
     mutant(
         "budget not asked",

@@ -27,6 +27,10 @@ BATCHES = INFLUENCE + "test_trap_04_batches_are_the_poisson_draw_that_the_ledger
 ORDER = INFLUENCE + "test_trap_07_unsound_orders_of_stages_are_refused"
 CHARGED_DRAWS = PROTOCOL + "test_trap_11_every_noise_draw_is_in_the_ledger_before_anything_opens"
 CHARGED_RETRIES = PROTOCOL + "test_trap_11_an_attempt_that_gave_something_away_is_charged_and_so_is_the_next"
+SINGLE_CHARGED = (
+    "tests/unit/test_server.py::"
+    "test_trap_11_contributions_to_a_round_that_fails_are_charged_where_one_counts_by_itself"
+)
 NO_SECRET = PROTOCOL + "test_trap_10_no_secret_of_a_client_reaches_the_server"
 ANSWERED_ONCE = PROTOCOL + "test_trap_10_a_question_is_answered_once_and_then_with_the_same_bytes"
 STAGES_CHARGED = TWO_STAGES + "test_trap_11_every_opened_sum_is_in_the_ledger_by_its_stage"

@@ -152,7 +152,8 @@ class Server:
         parties = yield from self.sealing.prepare(due)
         if len(parties) < self.survivors_demanded:
             raise RoundAborted(f"{len(parties)} of {self.survivors_demanded} demanded clients are ready")
-        if self.sealing.reveals_contributions:
+        if self.sealing.reveals_contributions or self.ledger.trust.counts_single_contributions:
+            # Contributions are releases as they come, whatever becomes of the round.
             self._charge()
         question: Body = {"number": due.number, "attempt": due.attempt, **self._broadcast(parties)}
         message = Message(self.messages[ROUND].request, self.answer(self.size))

@@ -138,5 +138,6 @@ def test_trap_12_below_the_floor_nothing_opens(level: str) -> None:
     assert kinds.count("aborted") == 3
     assert f.server.progress.stopped is not None
     assert "3 of 4" in f.server.progress.stopped
+    # Under `encrypted` the assumed colluder opens with the server what was sent to the round that failed.
     charged = f.server.ledger.releases[0]
-    assert getattr(charged, "count", 0) == 1, "a round that opened nothing is not charged"
+    assert getattr(charged, "count", 0) == (1 + 3 if level == "encrypted" else 1)

@@ -180,6 +180,32 @@ def test_a_contribution_in_the_clear_is_charged_before_it_is_asked_for() -> None
     assert sum(counts) == 1 + 3, "the answers of the other three were seen three times, with fresh noise each"
 
 
+@pytest.mark.parametrize(
+    ("sealing", "sections", "alone"),
+    [
+        ("masked", {"system": {"kind": "dp_lora"}}, True),
+        ("encrypted", {"system": {"kind": "dp_lora"}, "privacy": {"trust": {"colluders": 0}}}, True),
+        ("encrypted", {}, True),
+        ("encrypted", {"privacy": {"trust": {"colluders": 0}}}, False),
+        ("masked", {}, False),
+        ("masked", {"privacy": {"trust": {"colluders": 3}}}, True),
+    ],
+)
+def test_trap_11_contributions_to_a_round_that_fails_are_charged_where_one_counts_by_itself(
+    sealing: str, sections: dict[str, Any], alone: bool
+) -> None:
+    """Whole noise assumes nothing of who holds the seal's keys, and colluders with such keys need no sum to look."""
+    drops = {"dropouts": [{"round": 1, "party": 2, "before": "round"}]}
+    f = federated(**sections, sealing={"kind": sealing}, engine=drops)
+    answers: list[int] = []
+    f.engine.tap = lambda op, party, question, answer: answers.append(party) if op == "round" else None  # type: ignore[attr-defined]  # local
+    f.engine.run(f.server.steps())
+    assert f.server.progress.number == 1, "the second round fails"
+    assert answers.count(0) > 1, "after the others have answered it, at each attempt with fresh noise"
+    charged = sum(getattr(release, "count", 0) for release in f.server.ledger.releases)
+    assert charged == (answers.count(0) if alone else 1)
+
+
 def test_every_attempt_is_one_charge_and_one_answer() -> None:
     f = federated(sealing={"kind": "masked"}, schedule={"min_survivors": 3})
     f.engine.dropouts = [Dropout(round=1, party=2, before="round")]

@@ -128,6 +128,15 @@ class TrustModel:
             unknown = min(unknown, 1)
         return math.sqrt(max(unknown, 0) / self.floor)
 
+    @property
+    def counts_single_contributions(self) -> bool:
+        """Whether the guarantee covers each contribution by itself, so that one that was sent is a release already.
+
+        Where noise is whole in each of them nothing is assumed of whoever sees it, and where the assumed colluders can
+        open it with the server they need no sum.
+        """
+        return self.noise == "local" or self._open_singly(self.colluders)
+
     def _open_singly(self, participants: int) -> bool:
         """Whether so many participants and the server can open one contribution by itself."""
         return self.noise == "shares" and 0 < self.openers <= participants

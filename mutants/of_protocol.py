@@ -10,6 +10,7 @@ from mutants.tests_that_notice import (
     CHARGED_NOISE,
     CHARGED_RETRIES,
     CHEATING,
+    ENCRYPTED,
     FRESH_NOISE,
     KEYS,
     LEDGER,
@@ -247,6 +248,19 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         tests=(
             REFUSALS + "test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets",
             CHEATING + "test_the_same_round_is_not_opened_again_without_one_client",
+        ),
+    ),
+    mutant(
+        "survivors of an encrypted sum forgotten over a restart of the server",
+        (
+            "sealing/encrypted_round.py",
+            "if same or alike else None",
+            "if False else None",
+        ),
+        tests=(
+            ENCRYPTED
+            + "test_trap_12_a_server_that_restarts_hands_out_no_second_sum_of_the_same_contributions",
+            ENCRYPTED + "test_trap_12_without_noise_another_attempt_sums_up_no_other_survivors",
         ),
     ),
     mutant(

@@ -193,12 +193,14 @@ def _halves(
                 least=floor,
             )
             for identity in identities
-        ], encrypted.encrypted_server(run=run, roster=roster, parameters=parameters, floor=floor)
+        ], encrypted.encrypted_server(
+            run=run, roster=roster, parameters=parameters, floor=floor, store=MemoryStore()
+        )
     if name == ckks.LEVEL:
         return [
             ckks.ckks_client(run=run, roster=roster, identity=identity, store=MemoryStore(), least=floor)
             for identity in identities
-        ], ckks.ckks_server(run=run, roster=roster, floor=floor)
+        ], ckks.ckks_server(run=run, roster=roster, floor=floor, store=MemoryStore())
     if name == "masked":
         return [
             MaskedClient(

@@ -84,6 +84,39 @@ def test_clients_and_server_restart_and_go_on_under_the_same_key(level: str) -> 
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_trap_12_a_server_that_restarts_hands_out_no_second_sum_of_the_same_contributions(level: str) -> None:
+    """Client 0 opened the sum without client 3, who was late; one with it at client 1 would tell of client 3."""
+    run = Consortium(level, fresh_noise=True, dropouts=[Dropout(round=0, party=3)])
+    run.round(0)
+    run.dropouts = []
+    run.start_server()  # killed before its checkpoint
+    opened, _, _ = run.round(0)
+    assert opened.survivors == (0, 1, 2)
+    sums = [site.opened[RoundId(0)] for site in run.sites if site.opened]
+    for each in sums:
+        np.testing.assert_allclose(each, run.expected(0, (0, 1, 2)), atol=1 if level == "ckks" else 0)
+    run.dropouts = [Dropout(round=0, party=0)]
+    run.start_server()
+    with pytest.raises(RoundAborted):
+        run.round(0)
+    assert sum(bool(site.opened) for site in run.sites) == len(sums), "nobody else opened anything"
+
+
+@pytest.mark.parametrize("level", ["encrypted", "ckks"])
+@pytest.mark.parametrize("fresh_noise", [False, True])
+def test_trap_12_without_noise_another_attempt_sums_up_no_other_survivors(
+    level: str, fresh_noise: bool
+) -> None:
+    """Two attempts' contributions are then nearly the same; with noise each is another one, and charged."""
+    run = Consortium(level, fresh_noise=fresh_noise, dropouts=[Dropout(round=0, party=3)])
+    run.round(0)
+    run.dropouts = []
+    run.start_server()
+    opened, _, _ = run.round(0, attempt=1)
+    assert opened.survivors == ((0, 1, 2, 3) if fresh_noise else (0, 1, 2))
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_a_client_that_comes_back_empty_is_given_the_key_and_the_state_again(level: str) -> None:
     run = Consortium(level)
     _, _, sealed = run.round(0)

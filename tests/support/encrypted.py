@@ -72,6 +72,7 @@ class Consortium:
     size: int = 4
     floor: int = 3
     run: str = "run-1"
+    fresh_noise: bool = False
     transcript: list[tuple[str, int, bytes, bytes]] = field(default_factory=list)
     dropouts: list[Dropout] = field(default_factory=list)
     wrap: Callable[[Site], Any] = lambda site: site
@@ -110,11 +111,20 @@ class Consortium:
     def start_server(self) -> None:
         if self.level == "ckks":
             self.server: EncryptedServer = ckks.ckks_server(
-                run=self.run, roster=self.roster, floor=self.floor
+                run=self.run,
+                roster=self.roster,
+                floor=self.floor,
+                store=self.server_store,
+                fresh_noise=self.fresh_noise,
             )
         elif self.level == "encrypted":
             self.server = encrypted.encrypted_server(
-                run=self.run, roster=self.roster, parameters=self.parameters, floor=self.floor
+                run=self.run,
+                roster=self.roster,
+                parameters=self.parameters,
+                floor=self.floor,
+                store=self.server_store,
+                fresh_noise=self.fresh_noise,
             )
         else:
             self.server = EncryptedMaskedServer(

@@ -41,7 +41,10 @@ def cohort(size: int = 4, run: str = "run") -> tuple[Roster, list[EncryptedClien
         )
         for identity in identities
     ]
-    return roster, clients, encrypted.encrypted_server(run=run, roster=roster, parameters=PARAMETERS, floor=3)
+    server = encrypted.encrypted_server(
+        run=run, roster=roster, parameters=PARAMETERS, floor=3, store=MemoryStore()
+    )
+    return roster, clients, server
 
 
 def prepare(
@@ -113,7 +116,7 @@ def test_a_party_that_sealed_under_a_key_does_not_change_it() -> None:
     kept = clients[2].keys.key.name
     clients[2].seal(ROUND, np.arange(10))
     fresh = encrypted.encrypted_server(
-        run="run", roster=clients[0]._context.roster, parameters=PARAMETERS, floor=3
+        run="run", roster=clients[0]._context.roster, parameters=PARAMETERS, floor=3, store=MemoryStore()
     )
     for client in (clients[0], clients[1], clients[3]):
         client.keys._key = RunKey(bytes(range(32)))
@@ -206,7 +209,9 @@ def test_two_parties_are_refused() -> None:
     identities = [Identity.generate() for _ in range(2)]
     roster = Roster.in_memory(["a", "b"], identities)
     with pytest.raises(PrivetError, match="fewer than 3"):
-        encrypted.encrypted_server(run="run", roster=roster, parameters=PARAMETERS, floor=2)
+        encrypted.encrypted_server(
+            run="run", roster=roster, parameters=PARAMETERS, floor=2, store=MemoryStore()
+        )
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,19 @@ def ckks_client(
     )
 
 
-def ckks_server(*, run: str, roster: Roster, floor: int) -> EncryptedServer:
+def ckks_server(
+    *, run: str, roster: Roster, floor: int, store: Store, fresh_noise: bool = False
+) -> EncryptedServer:
     """The server's half of the level; see `EncryptedServer`."""
-    return EncryptedServer(level=LEVEL, run=run, roster=roster, scheme=CkksScheme(roster.size), floor=floor)
+    return EncryptedServer(
+        level=LEVEL,
+        run=run,
+        roster=roster,
+        scheme=CkksScheme(roster.size),
+        floor=floor,
+        store=store,
+        fresh_noise=fresh_noise,
+    )
 
 
 class CkksScheme:

@@ -50,9 +50,25 @@ def encrypted_client(
     )
 
 
-def encrypted_server(*, run: str, roster: Roster, parameters: BfvParameters, floor: int) -> EncryptedServer:
+def encrypted_server(
+    *,
+    run: str,
+    roster: Roster,
+    parameters: BfvParameters,
+    floor: int,
+    store: Store,
+    fresh_noise: bool = False,
+) -> EncryptedServer:
     """The server's half of the level; see `EncryptedServer`."""
-    return EncryptedServer(level=LEVEL, run=run, roster=roster, scheme=BfvScheme(parameters), floor=floor)
+    return EncryptedServer(
+        level=LEVEL,
+        run=run,
+        roster=roster,
+        scheme=BfvScheme(parameters),
+        floor=floor,
+        store=store,
+        fresh_noise=fresh_noise,
+    )
 
 
 class BfvScheme:

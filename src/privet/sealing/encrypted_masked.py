@@ -140,7 +140,7 @@ class EncryptedMaskedServer(EncryptedServer):
     ) -> None:
         scheme = BfvScheme(parameters)
         self._bfv = scheme.bfv
-        super().__init__(level=LEVEL, run=run, roster=roster, scheme=scheme, floor=floor)
+        super().__init__(level=LEVEL, run=run, roster=roster, scheme=scheme, floor=floor, store=store)
         self.masking = MaskingServer(
             run=run,
             roster=roster,

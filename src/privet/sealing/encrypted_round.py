@@ -22,14 +22,18 @@ from privet.sealing.base import Opened, SealingRefused, Store, check_cohort, che
 from privet.sealing.encrypted_messages import Upload, split, sum_schema, upload_schema
 from privet.sealing.identity import Identity, verify
 from privet.sealing.masking_messages import Context
-from privet.sealing.roster import Roster
+from privet.sealing.roster import LARGEST_ROSTER, Roster
 from privet.sealing.run_key import OPERATIONS, RunKeyClient
 from privet.sealing.run_key_server import RunKeyServer
 from privet.sealing.state_seal import StateSeal
-from privet.wire import Blob, Body, Message, Schema, Whole
+from privet.wire import Array, Blob, Body, Message, Schema, UpTo, Whole
 
 _SEALED, _OPENED = "encrypted.sealed", "encrypted.opened"
 _DECIDED = Schema({"number": Whole(0), "attempt": Whole(0), "tag": Blob(16, 16)})
+_SETTLED = "encrypted.server.survivors"
+_SURVIVORS = Schema(
+    {"number": Whole(0), "attempt": Whole(0), "survivors": Array("int64", (UpTo(LARGEST_ROSTER),))}
+)
 
 
 class EncryptedClient:
@@ -174,6 +178,9 @@ class EncryptedServer:
         roster: The members.
         scheme: Public half of the scheme.
         floor: Survivors that the run demands.
+        store: Where it is kept whose contributions are in the sum that was handed out last.
+        fresh_noise: Each attempt's contributions hold noise of their own. Else those of two attempts at a round are
+            nearly the same, and are not summed over two sets of survivors either.
 
     Attributes:
         scheme: The scheme.
@@ -185,7 +192,18 @@ class EncryptedServer:
 
     reveals_contributions = False
 
-    def __init__(self, *, level: str, run: str, roster: Roster, scheme: Scheme, floor: int) -> None:
+    def __init__(
+        self,
+        *,
+        level: str,
+        run: str,
+        roster: Roster,
+        scheme: Scheme,
+        floor: int,
+        store: Store,
+        fresh_noise: bool = False,
+    ) -> None:
+        self._store, self._fresh_noise = store, fresh_noise
         self.scheme, self._floor = scheme, check_cohort(level, roster.size, floor)
         self._context = Context(run, roster)
         self.keys = RunKeyServer(self._context, f"{level}/{scheme.label()}", scheme.attachment_bytes)
@@ -214,13 +232,41 @@ class EncryptedServer:
     ) -> Steps[Opened]:
         """Add the ciphertexts of all replies that are signed and well-formed, for the designated client.
 
+        Whose they are is on the disk before the sum is handed out: after a restart, another client than the one that
+        opened it may be asked, and a sum with one contribution more would tell the two of them that one.
+
         Raises:
-            RoundAborted: if too few are.
+            RoundAborted: if too few are, or not those that a sum was handed out of before.
         """
         yield from ()
         uploads, refused = self._accept(round, count, replies)
+        settled = self._settled(round)
+        if settled is not None:
+            late = sorted(set(uploads) - set(settled))
+            refused |= dict.fromkeys(late, "came after the sum was handed out")
+            uploads = {party: uploads[party] for party in settled if party in uploads}
         total = self._add(uploads, refused)
-        return self._opened(round, uploads, total, refused)
+        survivors = tuple(sorted(uploads))
+        if settled is not None and survivors != settled:
+            raise RoundAborted("a survivor that was settled before is missing now")
+        self._settle(round, survivors)
+        return self._opened(round, survivors, total, refused)
+
+    def _settled(self, round: RoundId) -> tuple[int, ...] | None:
+        """The survivors of a sum of the same contributions that was handed out before."""
+        data = self._store.get(_SETTLED)
+        if not data:
+            return None
+        last: Mapping[str, Any] = wire.decode(data, _SURVIVORS)
+        same = RoundId(last["number"], last["attempt"]) == round
+        alike = last["number"] == round.number and not self._fresh_noise
+        return tuple(int(party) for party in last["survivors"]) if same or alike else None
+
+    def _settle(self, round: RoundId, survivors: tuple[int, ...]) -> None:
+        body: Body = {"number": round.number, "attempt": round.attempt}
+        self._store.put(
+            _SETTLED, wire.encode({**body, "survivors": np.array(survivors, np.int64)}, _SURVIVORS)
+        )
 
     def _accept(
         self, round: RoundId, count: int, replies: Mapping[int, Body], epoch: int = 0

@@ -96,7 +96,13 @@ class Seal:
                 )
                 return masked.MaskedServer(unmasking)
             case EncryptedSealing():
-                return encrypted.encrypted_server(**common, floor=self.survivors, parameters=self._bfv)
+                return encrypted.encrypted_server(
+                    **common,
+                    floor=self.survivors,
+                    parameters=self._bfv,
+                    store=store,
+                    fresh_noise=self.fresh_noise,
+                )
             case EncryptedMaskedSealing():
                 return encrypted_masked.EncryptedMaskedServer(
                     **common,
@@ -106,7 +112,9 @@ class Seal:
                     rounds_per_epoch=self.config.epoch_rounds,
                 )
             case CkksSealing():
-                return ckks.ckks_server(**common, floor=self.survivors)
+                return ckks.ckks_server(
+                    **common, floor=self.survivors, store=store, fresh_noise=self.fresh_noise
+                )
 
     @property
     def hands_sums_on(self) -> bool:

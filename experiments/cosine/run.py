@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from experiments.study import Results, arguments
 
 from privet.codec_config import AutoencoderCodec, CountSketchCodec, RandomProjectionCodec
 from privet.codecs import Codec, Noise, Sources, StatisticsCode, aggregate, build, median_code_norm
-from privet.codecs.fidelity import closeness, control_for
+from privet.codecs.fidelity import Closeness, closeness, control_for
 from privet.codecs.identity import Identity
 from privet.codecs.prior import as_layout
 from privet.codecs.prune import Prune
@@ -33,6 +33,8 @@ from privet.errors import PrivetError
 from privet.update_sets import UpdateSet, UpdateSetConfig, load_or_collect
 
 HERE = Path(__file__).parent
+FIXED = ("no codec", "prune", "public")
+"""Beginnings of the names of codecs that no seed changes; the noise on their codes differs all the same."""
 
 
 def without_public_mean(updates: UpdateSet) -> UpdateSet:
@@ -75,7 +77,8 @@ def candidates(
         yield f"count sketch {r}x", partial(build, CountSketchCodec(ratio=r), sources, seed=seed)
         yield f"random projection by_std {r}x", partial(build, filled, sources, seed=seed)
         yield f"prune by public mean {r}x", partial(Prune.largest, mean, 1 / r)
-        yield f"Gaussian conv {r}x", learned(r)
+        if seed in config["conv_seeds"]:
+            yield f"Gaussian conv {r}x", learned(r)
         yield f"Gaussian mlp by_rate {r}x", learned(r, network="mlp", allocation="by_rate")
         yield f"Gaussian mlp by_std {r}x", learned(r, network="mlp", allocation="by_std")
     for r in config["row_pca_ratios"]:
@@ -88,6 +91,75 @@ def public_alone(updates: UpdateSet) -> dict[str, Any]:
     """The mean public update beside the clients' true mean."""
     found = closeness(updates.public.mean(axis=0)[None], updates.clients.mean(axis=0)[None])
     return {"size": 0, "cosine": round(found.cosine, 5), "relative_error": round(found.relative_error, 5)}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A codec with what does not change with the noise.
+
+    Attributes:
+        codec: The codec.
+        norm: Clip norm of its codes.
+        codes: Of the clients' updates, float32 [n, k].
+    """
+
+    codec: Codec
+    norm: float
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, codec: Codec, updates: UpdateSet) -> Prepared:
+        """Encode everything once."""
+        return cls(codec, median_code_norm(codec, updates.public), codec.encode(updates.clients))
+
+
+@dataclass
+class Bench:
+    """Measures codecs on one set of updates; keeps the controls, and codecs that no seed changes."""
+
+    updates: UpdateSet
+    draws: int
+    controls: dict[tuple[int, int], Prepared] = field(default_factory=dict)
+    fixed: dict[str, Prepared] = field(default_factory=dict)
+
+    def rows(
+        self, name: str, make: Callable[[], Codec], noises: Sequence[float], seed: int
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of one codec: one a noise multiplier."""
+        start = time.process_time()
+        try:
+            ours = self._prepared(name, make)
+        except PrivetError as e:
+            yield {"codec": name, "seed": seed, "refused": str(e)}
+            return
+        size = ours.codec.size
+        if (size, seed) not in self.controls:
+            control = control_for(ours.codec, seed + 1000)
+            self.controls[size, seed] = Prepared.of(control, self.updates)
+        for noise in noises:
+            mine, beside = (self._measured(which, noise, seed) for which in (ours, self.controls[size, seed]))
+            yield {
+                "codec": name,
+                "noise": noise,
+                "seed": seed,
+                "size": size,
+                "dimension": ours.codec.dimension,
+                "cosine": round(mine.cosine, 5),
+                "relative_error": round(mine.relative_error, 5),
+                "control_cosine": round(beside.cosine, 5),
+                "cpu_seconds": round(time.process_time() - start, 1),
+            }
+
+    def _prepared(self, name: str, make: Callable[[], Codec]) -> Prepared:
+        if not name.startswith(FIXED):
+            return Prepared.of(make(), self.updates)
+        if name not in self.fixed:
+            self.fixed = {name: Prepared.of(make(), self.updates)}
+        return self.fixed[name]
+
+    def _measured(self, which: Prepared, noise: float, seed: int) -> Closeness:
+        told = Noise(which.norm, noise, seed, self.draws)
+        return aggregate(which.codec, self.updates.clients, self.updates.layout, told, which.codes).overall
 
 
 def main() -> None:
@@ -104,55 +176,26 @@ def main() -> None:
     for removed, updates in ((False, found), (True, without_public_mean(found))):
         if not removed and not results.has(codec="public mean alone"):
             results.add({"codec": "public mean alone", "removed": False, "seed": 0, **public_alone(updates)})
-        for seed in config["seeds"]:
-            for name, make in candidates(updates, seed, config):
+        bench = Bench(updates, config["draws"])
+        makers = {seed: dict(candidates(updates, seed, config)) for seed in config["seeds"]}
+        for name in makers[config["seeds"][0]]:
+            for seed in config["seeds"]:
+                if any(part in name for part in given.without) or name not in makers[seed]:
+                    continue
                 key = {"codec": name, "removed": removed, "seed": seed}
                 # A codec that was cut off between two noise multipliers is measured again for those that lack.
                 lacking = [z for z in config["noises"] if not results.has(**key, noise=z)]
                 refused = any("refused" in row for row in results.rows if key.items() <= row.items())
-                if not lacking or refused or any(part in name for part in given.without):
+                if not lacking or refused:
                     continue
                 if done == given.limit:
                     return
                 done += 1
-                for row in measured(name, make, updates, config | {"noises": lacking}, seed):
+                for row in bench.rows(name, makers[seed][name], lacking, seed):
                     results.add({**row, "removed": removed})
                     if "refused" not in row:
-                        print(
-                            f"{name:32} removed {removed!s:5} z {row['noise']}: {row['cosine']}", flush=True
-                        )
-
-
-def measured(
-    name: str, make: Callable[[], Codec], updates: UpdateSet, config: Mapping[str, Any], seed: int
-) -> Iterator[dict[str, Any]]:
-    """The rows of one codec: one a noise multiplier."""
-    start = time.monotonic()
-    try:
-        codec = make()
-    except PrivetError as e:
-        yield {"codec": name, "seed": seed, "refused": str(e)}
-        return
-    control = control_for(codec, seed + 1000)
-    norms = [median_code_norm(which, updates.public) for which in (codec, control)]
-    for noise in config["noises"]:
-        ours, beside = (
-            aggregate(
-                which, updates.clients, updates.layout, Noise(norm, noise, seed, config["draws"])
-            ).overall
-            for which, norm in zip((codec, control), norms, strict=True)
-        )
-        yield {
-            "codec": name,
-            "noise": noise,
-            "seed": seed,
-            "size": codec.size,
-            "dimension": codec.dimension,
-            "cosine": round(ours.cosine, 5),
-            "relative_error": round(ours.relative_error, 5),
-            "control_cosine": round(beside.cosine, 5),
-            "seconds": round(time.monotonic() - start, 1),
-        }
+                        shown = f"{row['cosine']}  {row['cpu_seconds']} s"
+                        print(f"{name:32} removed {removed!s:5} z {row['noise']}: {shown}", flush=True)
 
 
 if __name__ == "__main__":

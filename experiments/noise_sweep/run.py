@@ -3,24 +3,27 @@
 Run ``python -m experiments.noise_sweep.run`` (``--model small`` takes minutes where SmolLM2 takes hours).
 
 48 clients, one client as the privacy unit. DR-Encoder pays for its stage 1 out of the same epsilon. One grid of server
-rates serves all methods; it is widened for all while any method's best rate lies at its edge. Rates are chosen on
-public records that trained and fitted nothing; test records are looked at once, by runs at the best rate under three
-seeds (the first of which is the search's own run). Without an epsilon nothing is clipped or noised, and DR-Encoder's
-statistics are exact. Sums are opened without masks, which change no bit (tests/integration/test_dr_encoder.py).
+rates serves all methods. Its lower end is rate 0, which is the base model and costs no run; it is widened upwards for
+all while any method's best rate lies at its upper end. Rates are chosen on public records that trained and fitted
+nothing; test records are looked at once, by runs at the best rate under three seeds (the first of which is the
+search's own run). Where the best rate is 0, there is nothing to run: the method at that epsilon is the base model.
+Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics are exact. Sums are opened without masks,
+which change no bit (tests/integration/test_dr_encoder.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from experiments.study import ROOT, Results, arguments
+from experiments.study import ROOT, Results, arguments, commit
 
 from privet.codecs import Codec, Sources, build, median_code_norm
 from privet.config import Config, NoSealing, parse, read_yaml
@@ -37,6 +40,7 @@ Study = Mapping[str, Any]
 Item = TypeVar("Item")
 Cell = tuple[str, float | None, float, int]
 """Method, epsilon, rate and seed."""
+UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,14 @@ class Ground:
         validation: Questions of the other half.
         test: Test questions, equally many of each domain.
         updates: Local updates on blocks of the first half, float32 [n, D], for clip norms.
-        trained: What runs of this process ended with, so that a final run need not repeat that of the search.
+        kept: Folder with what runs ended with, so that a final run need not repeat that of the search.
     """
 
     material: Material
     validation: list[Question]
     test: list[Question]
     updates: np.ndarray
-    trained: dict[Cell, tuple[dict[str, Any], np.ndarray]] = field(default_factory=dict)
+    kept: Path
 
 
 def configured(study: Study, method: str, epsilon: float | None, rate: float, seed: int) -> Config:
@@ -69,12 +73,13 @@ def configured(study: Study, method: str, epsilon: float | None, rate: float, se
     raw["schedule"] = {
         "rounds": study["rounds"],
         "local": study["local"],
-        "server": {"kind": "adam", "learning_rate": rate, "decay": "linear"},
+        "server": {**study["server"], "learning_rate": rate},
     }
     raw["privacy"] |= {"target_epsilon": epsilon, "clip_norm": 1.0}
     if encoder:
         raw["codec"] |= {"ratio": study["ratio"], "allow_useless": True, **study["training"]}
         raw["system"]["faithful"] = epsilon is None
+        raw["system"]["statistics"] |= {"releases": study["releases"]}
     else:
         raw["system"] = {"kind": "fedavg" if epsilon is None else "hedge"}
         raw["codec"] = {"kind": "identity"}
@@ -106,9 +111,8 @@ def prepare(study: Study, cache: Path) -> Ground:
     initial, size = trainer.backbone.initial_flat(), local.steps * local.batch_size
     blocks = [material.public[i : i + size] for i in range(0, len(material.public) - size, size)][:24]
     updates = [trainer.train_locally(initial, block, local, bytes(32)) - initial for block in blocks]
-    return Ground(
-        material, questions(config, [held_out[i] for i in order], material), test, np.stack(updates)
-    )
+    asked = questions(config, [held_out[i] for i in order], material)
+    return Ground(material, asked, test, np.stack(updates), cache.parent / "noise_sweep")
 
 
 def _drawn(items: Sequence[Item], count: int) -> list[Item]:
@@ -141,9 +145,14 @@ def resolved(ground: Ground, config: Config) -> Resolved:
 
 def measured(study: Study, ground: Ground, cell: Cell, *, final: bool) -> dict[str, Any]:
     """One run: validation metrics, and test metrics of a final one."""
-    if cell not in ground.trained:
-        ground.trained[cell] = trained(study, ground, cell)
-    row, flat = ground.trained[cell]
+    text = json.dumps([commit(), study, cell], sort_keys=True)
+    file = ground.kept / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+    if not file.exists():
+        row, flat = trained(study, ground, cell)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, row=json.dumps(row), flat=flat)
+    with np.load(file) as stored:
+        row, flat = json.loads(str(stored["row"])), stored["flat"]
     if final:
         ground.material.trainer.set_flat(flat)
         row = row | _metrics("test", score(ground.material, ground.test, 32))
@@ -185,19 +194,27 @@ def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}_{metric}": row[metric] for metric in ("nll", "nll_se", "accuracy")}
 
 
+def untrained(ground: Ground) -> dict[str, Any]:
+    """The base model: what rate 0 leaves."""
+    ground.material.trainer.set_flat(ground.material.trainer.backbone.initial_flat())
+    row = _metrics("validation", score(ground.material, ground.validation, 32))
+    return row | _metrics("test", score(ground.material, ground.test, 32))
+
+
 def best_rate(rows: list[dict[str, Any]], method: str, epsilon: float | None, seed: int) -> float:
-    """The rate with the lowest validation loss among the search runs."""
+    """The rate with the lowest validation loss among the search runs and the base model, whose rate is 0."""
     found = [r for r in rows if (r["method"], r["epsilon"], r["seed"]) == (method, epsilon, seed)]
-    return float(min((r for r in found if not r["final"]), key=lambda r: r["validation_nll"])["rate"])
+    found = [r for r in found if not r["final"]] + [r for r in rows if r["method"] == UNTRAINED]
+    return float(min(found, key=lambda r: r["validation_nll"])["rate"])
 
 
 def main() -> None:
-    """Search, widen the grid while a best rate lies at its edge, then the other seeds."""
+    """Search, widen the grid while a best rate lies at its upper end, then the other seeds."""
     given, study = arguments(__doc__ or ""), json.loads((HERE / "config.json").read_text(encoding="utf-8"))
     study |= study.pop("models")[given.model]
     results = Results(HERE / "results" / f"{given.model}.json", study)
     ground = prepare(study, given.updates.parent / "prefix")
-    done = 0
+    done, first = 0, study["seeds"][0]
 
     def go(method: str, epsilon: float | None, rate: float, seed: int, final: bool) -> bool:
         nonlocal done
@@ -212,27 +229,23 @@ def main() -> None:
         print({k: v for k, v in row.items() if k != "stages"}, flush=True)
         return True
 
+    if not results.has(method=UNTRAINED):
+        about = {"method": UNTRAINED, "epsilon": None, "seed": first, "final": True, "rate": 0.0}
+        results.add(about | untrained(ground))
     cells = [(method, epsilon) for epsilon in study["epsilons"] for method in study["methods"]]
-    rates, first = list(study["rates"]), study["seeds"][0]
+    rates = list(study["rates"])
     for step in range(study["extensions"] + 1):
         if not all(go(m, e, rate, first, False) for rate in rates for m, e in cells):
             return
-        best = {best_rate(results.rows, m, e, first) for m, e in cells}
-        low, high = min(rates) in best, max(rates) in best
-        if step == study["extensions"] or not (low or high):
-            break
-        rates += [min(rates) / study["factor"]] * low + [max(rates) * study["factor"]] * high
+        at_edge = [c for c in cells if best_rate(results.rows, *c, first) == max(rates)]
+        if step < study["extensions"] and at_edge:
+            rates.append(max(rates) * study["factor"])
     for seed in study["seeds"]:
         for method, epsilon in cells:
-            if not go(method, epsilon, best_rate(results.rows, method, epsilon, first), seed, True):
+            rate = best_rate(results.rows, method, epsilon, first)
+            if rate and not go(method, epsilon, rate, seed, True):
                 return
-    if not results.has(method="untrained"):
-        ground.material.trainer.set_flat(ground.material.trainer.backbone.initial_flat())
-        row = {"method": "untrained", "epsilon": None, "seed": first, "final": True, "rate": 0.0}
-        row |= _metrics("validation", score(ground.material, ground.validation, 32))
-        results.add(row | _metrics("test", score(ground.material, ground.test, 32)))
-    edge = [c for c in cells if best_rate(results.rows, *c, first) in (min(rates), max(rates))]
-    print(f"rates {sorted(rates)}; best at the edge: {edge or 'nowhere'}", flush=True)
+    print(f"rates {sorted(rates)}; best at the upper end: {at_edge or 'nowhere'}", flush=True)
     assert not math.isnan(sum(r["validation_nll"] for r in results.rows))
 
 

@@ -66,8 +66,10 @@ def candidates(
         for network in ("conv", "plain_conv"):
             yield f"mean_std/{network}", learned(network, "uniform", by["mean_std"])
             yield f"exact/{network}", learned(network, "uniform", exact)
-    yield "exact/row PCA", partial(RowPca.fit, updates.fit, layout, ratio, provenance=Provenance.EXACT)
-    yield "public/row PCA", partial(RowPca.fit, updates.public, layout, ratio)
+    if seed == config["seeds"][0]:
+        # No seed is in them.
+        yield "exact/row PCA", partial(RowPca.fit, updates.fit, layout, ratio, provenance=Provenance.EXACT)
+        yield "public/row PCA", partial(RowPca.fit, updates.public, layout, ratio)
 
 
 def by_kind(found: Fidelity, updates: UpdateSet) -> dict[str, float]:
@@ -98,7 +100,7 @@ def main() -> None:
                 if done == given.limit:
                     return
                 done += 1
-                start = time.monotonic()
+                start = time.process_time()
                 row: dict[str, Any] = {"codec": name, "ratio": ratio, "seed": seed}
                 try:
                     codec = make()
@@ -109,7 +111,7 @@ def main() -> None:
                 row |= {
                     "size": codec.size,
                     "dimension": codec.dimension,
-                    "seconds": round(time.monotonic() - start, 1),
+                    "cpu_seconds": round(time.process_time() - start, 1),
                 }
                 row |= {
                     "cosine": round(found.overall.cosine, 5),
@@ -117,7 +119,8 @@ def main() -> None:
                     "cosine_by_kind": by_kind(found, updates),
                 }
                 results.add(row)
-                print(f"{name:34} {ratio:3}x seed {seed}  cosine {found.overall.cosine:.4f}", flush=True)
+                shown = f"cosine {found.overall.cosine:.4f}  {row['cpu_seconds']} s"
+                print(f"{name:34} {ratio:3}x seed {seed}  {shown}", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,10 @@ QUICK = UpdateSetConfig(top_layers=4, clients=24, records=4, public=64, public_r
 """LoRA on the top four layers of the embedded model: about a minute to collect, kept in the cache."""
 
 
+STEP = 10
+"""Updates between two signs of life while they are collected."""
+
+
 class Row(TypedDict):
     """One measurement.
 
@@ -77,7 +81,11 @@ def bench_codecs(
     if updates is None:
         from privet.cache import cache_dir
 
-        updates = load_or_collect(QUICK, cache_dir() / "updates")
+        def told(what: str, at: int, of: int) -> None:
+            if at % STEP == 0:
+                progress(f"{what}: {at} of {of}")
+
+        updates = load_or_collect(QUICK, cache_dir() / "updates", told)
     rows: list[Row] = []
     for name, make in candidates(updates, ratios, seed):
         progress(name)
@@ -130,13 +138,15 @@ def candidates(updates: UpdateSet, ratios: Sequence[int], seed: int) -> list[tup
 
 def measure(name: str, codec: Codec, updates: UpdateSet, noises: Sequence[float], seed: int) -> list[Row]:
     """The rows of one codec."""
-    control = control_for(codec, seed + 1)
-    norms = {which: median_code_norm(which, updates.public) for which in (codec, control)}
+    both = [
+        (which, median_code_norm(which, updates.public), which.encode(updates.clients))
+        for which in (codec, control_for(codec, seed + 1))
+    ]
     rows: list[Row] = []
     for noise in noises:
         found, beside = (
-            aggregate(which, updates.clients, updates.layout, Noise(norms[which], noise, seed)).overall
-            for which in (codec, control)
+            aggregate(which, updates.clients, updates.layout, Noise(norm, noise, seed), codes).overall
+            for which, norm, codes in both
         )
         rows.append(
             {

@@ -81,15 +81,27 @@ def reconstruction(codec: Codec, updates: FloatArray, layout: Layout) -> Fidelit
     return _fidelity(codec, decoded, updates, layout)
 
 
-def aggregate(codec: Codec, updates: FloatArray, layout: Layout, noise: Noise) -> Fidelity:
+def aggregate(
+    codec: Codec, updates: FloatArray, layout: Layout, noise: Noise, codes: FloatArray | None = None
+) -> Fidelity:
     """Fidelity of the mean of a cohort's updates, float32 [n, D], after clip, sum and noise in the code.
 
     The pipeline's arithmetic without its rounding, whose grid is far finer than the noise. What is compared
     with is the true mean before any clip.
+
+    Args:
+        codec: What encodes and decodes.
+        updates: The cohort's.
+        layout: Names and shapes.
+        noise: Clip norm, multiplier and draws.
+        codes: What the codec makes of ``updates``, float32 [n, k], where that is known already.
+
+    Raises:
+        PrivetError: if its codes do not add up.
     """
     if not codec.summable:
         raise PrivetError("its codes do not add up", field="codec", given=codec.kind)
-    clipped, _ = clip_rows(codec.encode(updates), noise.clip_norm)
+    clipped, _ = clip_rows(codec.encode(updates) if codes is None else codes, noise.clip_norm)
     total = clipped.sum(axis=0, dtype=np.float64)
     draw = np.random.Generator(np.random.Philox(seed=np.random.SeedSequence([noise.seed])))
     decoded = []

@@ -80,7 +80,11 @@ class RowPca(LinearCodec):
         if rows == "auto":
             rows = _better_rows(updates, layout, ratio)
         stacks = stacks_of(layout, rows)
-        spectra = [_components(updates[:, stack.positions].reshape(-1, stack.width)) for stack in stacks]
+        # Of a kind with R rows a direction costs R numbers: there cannot be more of them than the budget pays.
+        spectra = [
+            _components(updates[:, stack.positions].reshape(-1, stack.width), budget // stack.rows)
+            for stack in stacks
+        ]
         counts = _spend(
             [(stack.rows, values) for stack, (values, _) in zip(stacks, spectra, strict=True)], budget
         )
@@ -169,11 +173,18 @@ def _better_rows(updates: FloatArray, layout: Layout, ratio: float) -> Literal["
 def leading(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Leading right singular vectors [count, W] of [n, W] and their squared singular values, largest first.
 
-    Each vector's largest entry is positive, so that the same matrix gives the same vectors.
+    They come from the smaller of the two Gram matrices, of which only the wanted part is solved for. Each vector's
+    largest entry is positive, so that the same matrix gives the same vectors.
     """
-    tall = matrix.shape[0] >= matrix.shape[1]
-    values, vectors = np.linalg.eigh(matrix.T @ matrix if tall else matrix @ matrix.T)
-    order = np.argsort(-values, kind="stable")[:count]
+    from scipy.linalg import eigh
+
+    tall, side = matrix.shape[0] >= matrix.shape[1], min(matrix.shape)
+    count = min(count, side)
+    if not count:
+        return np.zeros(0), np.zeros((0, matrix.shape[1]))
+    gram = matrix.T @ matrix if tall else matrix @ matrix.T
+    values, vectors = eigh(gram, subset_by_index=(side - count, side - 1))
+    order = np.argsort(-values, kind="stable")
     values, vectors = np.maximum(values[order], 0.0), vectors[:, order]
     # What lies below the rounding error of the largest value is no direction of the data.
     order = np.flatnonzero(values > values[:1].max(initial=0.0) * matrix.shape[1] * 1e-14)
@@ -185,8 +196,8 @@ def leading(matrix: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64
     return values, rows * np.where(peaks < 0, -1.0, 1.0)
 
 
-def _components(rows: FloatArray) -> tuple[NDArray[np.float64], FloatArray]:
-    values, vectors = leading(rows.astype(np.float64), min(rows.shape))
+def _components(rows: FloatArray, count: int) -> tuple[NDArray[np.float64], FloatArray]:
+    values, vectors = leading(rows.astype(np.float64), count)
     # In C order, as a received one is: BLAS adds in another order otherwise, and bits would differ.
     return values / len(rows), np.ascontiguousarray(vectors, np.float32)
 

@@ -8,11 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.stage_one import statistics_message
 
+from privet.clip import clip_rows
 from privet.codecs import StatisticsCode
 from privet.mechanism import GaussianMechanism
 from privet.pipeline import Encode, Pass, Pipeline, Units
-from privet.privacy.two_stage import statistics_message
 from privet.protocol import RoundId
 from privet.system_config import Groups, Prior
 from privet.systems.parts import noised
@@ -33,17 +34,24 @@ def updates(sizes: list[int], scale: float, seed: int, rows: int = 2) -> NDArray
     return np.concatenate(parts, axis=1) * scale
 
 
+def sent(rows: NDArray[np.float64], sizes: list[int], norm: float) -> NDArray[np.float32]:
+    """Stage 1's messages as a run makes them before it rounds: statistics, then the clip, client by client."""
+    encode = Encode(StatisticsCode(tuple((f"tensor.{i}", (d,)) for i, d in enumerate(sizes))))
+    code = encode.forward(rows.astype(np.float32), (), Pass(RoundId(0), _Keys()))
+    return clip_rows(code, norm)[0]
+
+
 @given(SIZES, NORMS, SCALES, SEEDS)
 def test_zero_out_sensitivity_is_the_clip_norm(
     sizes: list[int], norm: float, scale: float, seed: int
 ) -> None:
     """||z|| = min(||update||, C) for any number of tensors: a client moves the sum by at most C."""
     rows = updates(sizes, scale, seed)
-    z = statistics_message(rows, sizes, norm)
+    z = sent(rows, sizes, norm).astype(np.float64)
     assert z.shape == (2, 2 * len(sizes))
     lengths = np.linalg.norm(z, axis=1)
-    assert np.all(lengths <= norm * (1 + 1e-12))
-    np.testing.assert_allclose(lengths, np.minimum(np.linalg.norm(rows, axis=1), norm), rtol=1e-9)
+    assert np.all(lengths <= norm * (1 + 1e-6))
+    np.testing.assert_allclose(lengths, np.minimum(np.linalg.norm(rows, axis=1), norm), rtol=1e-5)
 
 
 @given(SIZES, NORMS, SCALES, SCALES, SEEDS)
@@ -51,10 +59,10 @@ def test_replace_one_sensitivity_is_twice_the_clip_norm(
     sizes: list[int], norm: float, scale: float, other: float, seed: int
 ) -> None:
     rows = updates(sizes, scale, seed)
-    rows[1] *= other
-    z = statistics_message(rows, sizes, norm)
-    assert np.linalg.norm(z[0] - z[1]) <= 2 * norm * (1 + 1e-12)
-    alone = statistics_message(rows[:1], sizes, norm)
+    rows[1] = updates(sizes, other, seed + 1)[1]
+    z = sent(rows, sizes, norm)
+    assert np.linalg.norm(z[0].astype(np.float64) - z[1]) <= 2 * norm * (1 + 1e-6)
+    alone = sent(rows[:1], sizes, norm)
     np.testing.assert_array_equal(z[0], alone[0], err_msg="a client's message depends on that client only")
 
 
@@ -64,20 +72,17 @@ def test_trap_08_a_damaged_update_contributes_zero(
 ) -> None:
     rows = updates(sizes, 1.0, seed)
     rows[0, data.draw(st.integers(0, rows.shape[1] - 1))] = damage
-    z = statistics_message(rows, sizes, 1.0)
+    z = sent(rows, sizes, 1.0)
     assert not z[0].any()
-    np.testing.assert_array_equal(z[1], statistics_message(rows[1:], sizes, 1.0)[0])
+    np.testing.assert_array_equal(z[1], sent(rows[1:], sizes, 1.0)[0])
 
 
-@given(SIZES, SEEDS)
-def test_clip_and_statistics_commute(sizes: list[int], seed: int) -> None:
-    """Clipping before the statistics or after them is the same: the pipeline may clip last."""
+@given(SIZES, NORMS, SEEDS)
+def test_clip_and_statistics_commute(sizes: list[int], norm: float, seed: int) -> None:
+    """Clipping before the statistics, as the proof has it, or after them, as it runs, is the same."""
     rows = updates(sizes, 1.0, seed)
-    before = statistics_message(rows, sizes, 1.0)
-    unclipped = statistics_message(rows, sizes, 1e30)
-    lengths = np.linalg.norm(unclipped, axis=1, keepdims=True)
-    after = unclipped * np.minimum(1.0, 1.0 / np.maximum(lengths, 1e-300))
-    np.testing.assert_allclose(after, before, atol=1e-9)
+    before = statistics_message(rows, sizes, norm)
+    np.testing.assert_allclose(sent(rows, sizes, norm), before, atol=3e-6 * norm, rtol=1e-4)
 
 
 @given(

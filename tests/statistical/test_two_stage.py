@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.stage_one import statistics_message
 
 from privet.clip import clip_rows
-from privet.privacy.two_stage import TwoStage, statistics_message
+from privet.privacy.two_stage import TwoStage
 
 SAMPLES = 400_000
 STAGES = TwoStage(1, 2.0, 4, 3.0)

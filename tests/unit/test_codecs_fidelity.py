@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from scipy import stats
+from support.stage_one import read_statistics, statistics_message
 
 from privet.clip import clip_rows
 from privet.codec_config import (
@@ -30,7 +31,6 @@ from privet.codecs.public_subspace import PublicSubspace
 from privet.codecs.random_projection import RandomProjection
 from privet.codecs.top_k import ClientTopK
 from privet.errors import PrivetError
-from privet.privacy.two_stage import read_statistics, statistics_message
 
 LAYOUT = (
     ("layers.0.lora_A", (8, 64)),

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from support.stage_one import read_statistics, statistics_message
 
-from privet.errors import PrivetError
 from privet.privacy.accountants import compute
 from privet.privacy.events import Sampling
-from privet.privacy.two_stage import TwoStage, gaussian_delta, read_statistics, statistics_message
+from privet.privacy.two_stage import TwoStage, gaussian_delta
 
 REFERENCE = TwoStage(3, 20.0, 50, 8.0)
 
@@ -87,9 +87,3 @@ def test_the_message_holds_scaled_mean_and_std_of_each_tensor() -> None:
 def test_a_negative_noisy_std_is_read_as_zero() -> None:
     _, std = read_statistics(np.array([0.3, -0.5]), [4])
     assert std[0] == 0.0
-
-
-def test_sizes_must_fit() -> None:
-    for sizes in ([2, 2], [5, 0], []):
-        with pytest.raises(PrivetError, match="sizes"):
-            statistics_message(np.zeros((1, 5)), sizes, 1.0)

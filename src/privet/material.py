@@ -99,7 +99,8 @@ class Material:
         test: Test questions by silo or domain; empty where test data are not public.
         public: Tokenised public records.
         notes: What a person should know of the data.
-        written: Tokenised sentences of the base model, where the codec follows those instead of public records.
+        written: Tokenised sentences of the base model, where the codec follows those instead of public records, or is
+            tried on them because there are too few.
     """
 
     model: LoadedModel
@@ -150,7 +151,7 @@ def gather(
         keep(find(config.model), Described.of(model.model))
     answers = answer_tokens(config.data.template, model)
     # A site gets the codec, or what it is made from, from the server: so all have the same.
-    sentences, wrote = ([], []) if each_alone else _sentences(config, model, observe)
+    sentences, wrote = ([], []) if each_alone else _sentences(config, model, dataset.public, observe)
     cache = None
     if config.engine.cache_mebibytes:
         folder = Path(config.engine.cache_folder) if config.engine.cache_folder else None
@@ -197,16 +198,30 @@ def gather(
     return Material(model, dataset, trainer, silos, test, public, notes, written)
 
 
-def _sentences(config: Config, model: LoadedModel, observe: Observe) -> tuple[list[Record], list[str]]:
-    """Sentences of the base model, if the codec follows those, and a note of what they are."""
-    codec, template = config.codec, config.data.template
-    if not isinstance(codec, RowPcaCodec | PublicSubspaceCodec) or codec.source != "self_generated":
+def _sentences(
+    config: Config, model: LoadedModel, public: Sequence[Record], observe: Observe
+) -> tuple[list[Record], list[str]]:
+    """Sentences of the base model, if the codec follows those or is tried on them, and a note of what they are."""
+    count, what = _sentences_wanted(config, sum(bool(record.completion.strip()) for record in public))
+    template = config.data.template
+    if not count:
         return [], []
-    assert not isinstance(template, ChatTemplate), "config_rules refuses it"
+    assert not isinstance(template, ChatTemplate), "config_rules refuses it, and a codec is not tried on it"
     observe("stage", {"name": "writing sentences for the codec"})
-    found, digest = self_written(model, template, codec.updates + HELD_OUT, config.seed)
-    note = f"the codec follows {len(found)} sentences that {model.name} wrote itself"
+    found, digest = self_written(model, template, count, config.seed)
+    note = f"the codec {what} {len(found)} sentences that {model.name} wrote itself"
     return found, [f"{note} (seed {config.seed}, SHA-256 {digest[:16]})"]
+
+
+def _sentences_wanted(config: Config, public: int) -> tuple[int, str]:
+    """How many sentences of the base model the codec needs, and what for, where there are ``public`` public records."""
+    codec, needed = config.codec, HELD_OUT + REHEARSED
+    if isinstance(codec, RowPcaCodec | PublicSubspaceCodec) and codec.source == "self_generated":
+        return codec.updates + HELD_OUT, "follows"
+    learned = config.system.preparation_rounds > 0 and not codec.allow_useless
+    if learned and public < needed and not isinstance(config.data.template, ChatTemplate):
+        return needed, "is tried on"
+    return 0, ""
 
 
 def _usable(
@@ -310,7 +325,7 @@ def codec_schedule(
 
     follows = material.written or material.public
     held_out = follows[len(fitted) :][:HELD_OUT]
-    tried = material.public[HELD_OUT:][:REHEARSED] if system.preparation_rounds else []
+    tried = follows[HELD_OUT:][:REHEARSED] if system.preparation_rounds else []
     noise, cohort, p = None, float(len(material.silos)), config.privacy
     if p is not None and p.noise_multiplier and p.clip_norm != "public" and material.silos:
         noise = Noise(p.clip_norm, p.noise_multiplier)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from privet import self_written
 from privet.cli.app import app
-from privet.config import load
+from privet.config import Config, load
 from privet.data_config import PromptTemplate
+from privet.errors import PrivetError
 from privet.model_config import ModelConfig
 from privet.models import LoadedModel, load_model
 from privet.run_folder import RunFolder
@@ -123,6 +124,45 @@ def test_a_run_follows_self_written_text_and_resumes_to_the_same_bits(
     shown = CliRunner().invoke(app, ["report", str(whole)])
     assert shown.exit_code == 0
     assert "public records alone" in (whole / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_learned_codec_is_tried_on_self_written_text_where_public_records_are_too_few(
+    sites: Path, tmp_path: Path, caches: Path
+) -> None:
+    """A network without structure to learn is useless: refused before any client has made a thing."""
+    asked = run_of_dr_encoder(sites, allocation="uniform")
+    with pytest.raises(PrivetError, match="no more of an update"):
+        start(asked, "", tmp_path / "useless")
+    (written,) = caches.iterdir()
+    assert len(json.loads((written / "rows.json").read_text())) == 24 + 48
+    assert not (tmp_path / "useless" / "clients").exists()
+    # By spread the largest tensors are kept whole.
+    start(run_of_dr_encoder(sites, allocation="by_std"), "", tmp_path / "useful")
+    folder = RunFolder(tmp_path / "useful")
+    assert folder.read_json("codec.json")["measured_on"] == "updates on self-written text"
+    notes = folder.read_json("result.json")["notes"]
+    assert any(note.startswith("the codec is tried on 72 sentences that small wrote") for note in notes)
+
+
+def run_of_dr_encoder(sites: Path, *, allocation: str) -> Config:
+    """One round of each stage; nothing public but the test records."""
+    network = "{kind: autoencoder, network: mlp, block: 64, ratio: 4, samples: 16, holdout: 4, epochs: 1"
+    return load(
+        EXAMPLE.with_name("dr_encoder.yaml"),
+        overrides=[
+            "insecure_test_seed=5",
+            "model={name: small, dtype: float32}",
+            f"data={{kind: jsonl, path: '{sites}/*.jsonl', partition: {{kind: file}}, test_public: true}}",
+            f"data.template={json.dumps(TEMPLATE)}",
+            "data.split={test: 0.2}",
+            "lora={rank: 2, layers: {top: 2}, factors: both}",
+            "schedule={rounds: 1, local: {steps: 2}}",
+            "system.statistics.releases=1",
+            "privacy.clip_norm=0.1",
+            f"codec={network}, allocation: {allocation}}}",
+            "engine.threads=1",
+        ],
+    )
 
 
 def test_a_seed_decides_what_is_written(small_folder: Path) -> None:

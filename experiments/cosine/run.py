@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def candidates(
     )
 
     def learned(ratio: int, **changes: str) -> Callable[[], Codec]:
-        made = AutoencoderCodec.model_validate({**config["training"], "ratio": ratio, **changes})
+        training = config["training"] | config["training_of"].get(changes.get("network", "conv"), {})
+        made = AutoencoderCodec.model_validate({**training, "ratio": ratio, **changes})
         return partial(build, made, sources, seed=seed)
 
     mean = updates.public.mean(axis=0)
@@ -120,6 +122,7 @@ class Bench:
     updates: UpdateSet
     draws: int
     controls: dict[tuple[int, int], Prepared] = field(default_factory=dict)
+    beside: dict[tuple[int, int, float], Closeness] = field(default_factory=dict)
     fixed: dict[str, Prepared] = field(default_factory=dict)
 
     def rows(
@@ -133,11 +136,8 @@ class Bench:
             yield {"codec": name, "seed": seed, "refused": str(e)}
             return
         size = ours.codec.size
-        if (size, seed) not in self.controls:
-            control = control_for(ours.codec, seed + 1000)
-            self.controls[size, seed] = Prepared.of(control, self.updates)
         for noise in noises:
-            mine, beside = (self._measured(which, noise, seed) for which in (ours, self.controls[size, seed]))
+            mine, beside = self._measured(ours, noise, seed), self._control(ours.codec, noise, seed)
             yield {
                 "codec": name,
                 "noise": noise,
@@ -154,8 +154,17 @@ class Bench:
         if not name.startswith(FIXED):
             return Prepared.of(make(), self.updates)
         if name not in self.fixed:
-            self.fixed = {name: Prepared.of(make(), self.updates)}
+            self.fixed[name] = Prepared.of(make(), self.updates)
         return self.fixed[name]
+
+    def _control(self, codec: Codec, noise: float, seed: int) -> Closeness:
+        """The random projection to the same size, which several codecs have for their control."""
+        key = (codec.size, seed)
+        if key not in self.controls:
+            self.controls[key] = Prepared.of(control_for(codec, seed + 1000), self.updates)
+        if (*key, noise) not in self.beside:
+            self.beside[*key, noise] = self._measured(self.controls[key], noise, seed)
+        return self.beside[*key, noise]
 
     def _measured(self, which: Prepared, noise: float, seed: int) -> Closeness:
         told = Noise(which.norm, noise, seed, self.draws)
@@ -172,30 +181,31 @@ def main() -> None:
         given.updates,
         lambda what, at, of: print(what, at, of, flush=True),
     )
+    if not results.has(codec="public mean alone"):
+        results.add({"codec": "public mean alone", "removed": False, "seed": 0, **public_alone(found)})
+    benches = {which: Bench(rows, config["draws"]) for which, rows in _both(found).items()}
     done = 0
-    for removed, updates in ((False, found), (True, without_public_mean(found))):
-        if not removed and not results.has(codec="public mean alone"):
-            results.add({"codec": "public mean alone", "removed": False, "seed": 0, **public_alone(updates)})
-        bench = Bench(updates, config["draws"])
-        makers = {seed: dict(candidates(updates, seed, config)) for seed in config["seeds"]}
-        for name in makers[config["seeds"][0]]:
-            for seed in config["seeds"]:
-                if any(part in name for part in given.without) or name not in makers[seed]:
-                    continue
-                key = {"codec": name, "removed": removed, "seed": seed}
-                # A codec that was cut off between two noise multipliers is measured again for those that lack.
-                lacking = [z for z in config["noises"] if not results.has(**key, noise=z)]
-                refused = any("refused" in row for row in results.rows if key.items() <= row.items())
-                if not lacking or refused:
-                    continue
-                if done == given.limit:
-                    return
-                done += 1
-                for row in bench.rows(name, makers[seed][name], lacking, seed):
-                    results.add({**row, "removed": removed})
-                    if "refused" not in row:
-                        shown = f"{row['cosine']}  {row['cpu_seconds']} s"
-                        print(f"{name:32} removed {removed!s:5} z {row['noise']}: {shown}", flush=True)
+    for seed, removed in product(config["seeds"], benches):
+        bench = benches[removed]
+        for name, make in candidates(bench.updates, seed, config):
+            key = {"codec": name, "removed": removed, "seed": seed}
+            # A codec that was cut off between two noise multipliers is measured again for those that lack.
+            lacking = [z for z in config["noises"] if not results.has(**key, noise=z)]
+            refused = any("refused" in row for row in results.rows if key.items() <= row.items())
+            if not lacking or refused or any(part in name for part in given.without):
+                continue
+            if done == given.limit:
+                return
+            done += 1
+            for row in bench.rows(name, make, lacking, seed):
+                results.add({**row, "removed": removed})
+                if "refused" not in row:
+                    shown = f"{row['cosine']}  {row['cpu_seconds']} s"
+                    print(f"{name:32} removed {removed!s:5} z {row['noise']}: {shown}", flush=True)
+
+
+def _both(found: UpdateSet) -> dict[bool, UpdateSet]:
+    return {False: found, True: without_public_mean(found)}
 
 
 if __name__ == "__main__":

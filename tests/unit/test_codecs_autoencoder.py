@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from privet import wire
 from privet.codec_config import AutoencoderCodec
-from privet.codecs import Provenance, Sensitivity, TensorStatistics, check_sound, fields, pack, unpack
+from privet.codecs import (
+    Provenance,
+    Sensitivity,
+    TensorStatistics,
+    check_sound,
+    fields,
+    networks,
+    pack,
+    unpack,
+)
 from privet.codecs.autoencoder import Autoencoder
 from privet.codecs.base import Layout, dimension_of, slices_of
 from privet.codecs.fidelity import control_for, reconstruction
@@ -183,6 +193,25 @@ def test_what_it_declares(trained: dict[str, Autoencoder]) -> None:
     assert not codec.cross_client_state
     assert codec.sensitivity is Sensitivity.CLIP_AFTER_ENCODE
     check_sound(codec, private=True, sealed=True)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_codes_do_not_add(trained: dict[str, Autoencoder], network: str) -> None:
+    """As declared: the decoded sum of codes is not the sum of what was decoded, by far more than rounding."""
+    codec = trained[network]
+    codes = codec.encode(low_rank(7, 2))
+    once, each = codec.decode(codes.sum(axis=0)), codec.decode(codes[0]) + codec.decode(codes[1])
+    assert np.linalg.norm(once - each) > 1e-2 * np.linalg.norm(each)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv", "plain_conv"])
+def test_networks_hold_no_statistics_of_a_batch(trained: dict[str, Autoencoder], network: str) -> None:
+    """Nothing but weights travels: a BatchNorm would carry running statistics of other clients."""
+    codec = trained[network]
+    net = networks.build(codec.network, codec.block, codec.block_size, seed=0)
+    assert not list(net.buffers())
+    assert not [m for m in net.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert set(codec.weights) == {name for name, _ in net.named_parameters()}
 
 
 def test_a_client_is_encoded_alone(trained: dict[str, Autoencoder]) -> None:

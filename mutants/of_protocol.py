@@ -20,6 +20,7 @@ from mutants.tests_that_notice import (
     PROTOCOL,
     REFUSALS,
     SINGLE_CHARGED,
+    SITE,
     STAGE_NOISE,
     STAGES_CALIBRATED,
     STAGES_CHARGED,
@@ -171,6 +172,20 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
             "self.trust.seen_by(self.trust.observers()[0], [*others,",
         ),
         tests=(LEDGER + "test_a_calibrated_plan_is_admitted_to_its_last_round_and_no_further",),
+    ),
+    mutant(
+        "a site counts what was charged for another unit as if it were its own",
+        (
+            "site_ledger.py",
+            "!= (self.policy.unit, self.policy.relation):\n                return",
+            "is None:\n                return",
+        ),
+        tests=(SITE + "test_what_was_charged_for_another_unit_or_relation_is_not_counted_as_this_ones",),
+    ),
+    mutant(
+        "a site lets others' records move its own sums",
+        ("site_policy.py", "shared and policy.max_epsilon is not None", "False"),
+        tests=(SITE + "test_what_a_policy_does_not_allow_is_named",),
     ),
     # --- accounting
     mutant(

@@ -15,6 +15,7 @@ KEYS = "tests/unit/test_keys.py::"
 FIXED_POINT = "tests/unit/test_fixed_point.py::"
 CHEATING = "tests/integration/test_cheating_servers.py::"
 ENCRYPTED = "tests/integration/test_encrypted_rounds.py::"
+SITE = "tests/unit/test_site_policy.py::"
 REFUSALS = "tests/unit/test_masking_refusals.py::"
 
 CHARGED_NOISE = NOISE + "test_trap_09_opened_sums_hold_the_noise_that_the_ledger_charges"

@@ -73,9 +73,14 @@ class SiteLedger:
             ) from None
 
     def epsilon(self, runs: Runs | None = None) -> float:
-        """Headline epsilon of everything charged, against the worst observer of each run; infinite without any."""
+        """Headline epsilon of everything charged, against the worst observer of each run; infinite without any.
+
+        Releases that were accounted for another unit or relation than this site's say nothing about its own.
+        """
         seen: list[AnyRelease] = []
         for ledger in (self.runs() if runs is None else runs).values():
+            if ledger.releases and (ledger.unit, ledger.relation) != (self.policy.unit, self.policy.relation):
+                return float("inf")
             seen += ledger.trust.seen_by(ledger.trust.worst, ledger.releases)
         if any(isinstance(each, NoGuarantee) for each in seen):
             return float("inf")

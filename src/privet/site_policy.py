@@ -40,6 +40,12 @@ class SitePolicy(Section):
     minimum_cohort: int = Field(
         3, ge=1, description="Fewest contributions in any sum that this site's contribution is part of."
     )
+    colluders: int = Field(
+        1,
+        ge=0,
+        description="Fewest colluders that a run's guarantee must assume where noise is put together from shares; 1 "
+        "covers a curious participant.",
+    )
     max_attempts: int = Field(
         5, ge=1, description="Most attempts at one round that this site answers; each is a release."
     )
@@ -91,6 +97,23 @@ def refusals(policy: SitePolicy, resolved: Resolved) -> list[Refusal]:
     limit(sealing not in policy.sealing, "sealing", "the run's sealing", sealing, ", ".join(policy.sealing))
     least = policy.minimum_cohort
     limit(cohort < least, "cohort", "contributions in a sum", cohort, f"{least} or more")
+    if config.privacy is not None and resolved.trust.noise == "shares":
+        assumed = resolved.trust.colluders
+        limit(
+            assumed < policy.colluders,
+            "colluders",
+            "assumed colluders",
+            assumed,
+            f"{policy.colluders} or more",
+        )
+    shared = config.privacy is not None and config.privacy.unit == "record" and not config.deterministic_units
+    limit(
+        shared and policy.max_epsilon is not None,
+        "arithmetic",
+        "engine.deterministic_units",
+        "false, so that a record moves the gradients of others",
+        "true",
+    )
     models = policy.models
     if models is not None:
         limit(

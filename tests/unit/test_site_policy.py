@@ -40,6 +40,9 @@ def ledger(folder: Path, **limits: Any) -> SiteLedger:
         ({"minimum_cohort": 5}, {}, "policy-cohort"),
         ({"models": ("smollm2-135m-instruct",)}, {}, "policy-model"),
         ({}, {"insecure_test_seed": 7}, "policy-test-seed"),
+        ({}, {"engine": {"deterministic_units": False}}, "policy-arithmetic"),
+        ({}, {"privacy": {"trust": {"colluders": 0}}}, "policy-colluders"),
+        ({"colluders": 2}, {}, "policy-colluders"),
     ],
 )
 def test_what_a_policy_does_not_allow_is_named(
@@ -50,8 +53,17 @@ def test_what_a_policy_does_not_allow_is_named(
     assert "this site allows" in found[0].detail
 
 
-def test_a_run_within_the_limits_is_not_refused() -> None:
-    assert refusals(SitePolicy(), resolved()) == []
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [
+        ({}, {}),
+        ({"colluders": 3}, {"system": {"kind": "dp_lora"}}),  # whole noise assumes nothing of others
+        ({"max_epsilon": None}, {"engine": {"deterministic_units": False}}),
+        ({}, {"privacy": {"unit": "client", "relation": "zero-out"}}),  # whose records may share passes
+    ],
+)
+def test_a_run_within_the_limits_is_not_refused(limits: dict[str, Any], asked: dict[str, Any]) -> None:
+    assert refusals(SitePolicy(**limits), resolved(config(insecure_test_seed=None, **asked))) == []
 
 
 def test_a_run_that_plans_more_epsilon_than_allowed_is_refused(tmp_path: Path) -> None:
@@ -116,6 +128,25 @@ def test_a_run_without_epsilon_needs_a_policy_without_limit(tmp_path: Path) -> N
     account.admit(RoundId(0))
     with pytest.raises(SealingRefused, match="policy-epsilon"):
         ledger(tmp_path, max_epsilon=1000).open("next", resolved())
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"privacy": {"unit": "client", "relation": "zero-out"}},  # a record moves an update by up to 2C
+        {"privacy": {"relation": "replace-one"}},
+    ],
+)
+def test_what_was_charged_for_another_unit_or_relation_is_not_counted_as_this_ones(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    """A site without a limit may take part in any run; the limit that it sets later cannot be kept any more."""
+    other = resolved(config(insecure_test_seed=None, **asked))
+    ledger(tmp_path, max_epsilon=None).open("run", other).admit(RoundId(0))
+    assert ledger(tmp_path).epsilon() == float("inf")
+    assert ledger(tmp_path).summary()["epsilon"] is None
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        ledger(tmp_path, max_epsilon=1e6).open("next", resolved())
 
 
 def test_a_run_that_was_charged_cannot_come_back_with_a_kinder_trust_model(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ class Cast(Protocol):
     def gather(self, config: Config, observe: Observe) -> Material:
         """What this process works on."""
 
-    def size(self, material: Material) -> int:
-        """Number of clients."""
+    def names(self, material: Material) -> tuple[str, ...]:
+        """Names of the clients, by party number."""
 
     def federate(
         self,
@@ -51,9 +51,9 @@ class InOneProcess:
         """Model, every silo's records and the public ones."""
         return gather(config, observe)
 
-    def size(self, material: Material) -> int:
-        """Number of silos."""
-        return len(material.silos)
+    def names(self, material: Material) -> tuple[str, ...]:
+        """Names of the silos."""
+        return tuple(material.silos)
 
     def federate(
         self,

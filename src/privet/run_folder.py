@@ -37,6 +37,7 @@ PACKAGES = ("privet", "torch", "transformers", "numpy", "scipy", "dp-accounting"
 MARK = "resolved.yaml"
 SIGN = ".privet-run"
 CLAIM = "checkpoints/config.json"
+CLIENTS = "checkpoints/clients.json"
 _BEFORE_BIRTH = frozenset({SIGN, "env.json", "checkpoints"})
 _BEING_CLEARED = b"being cleared"
 

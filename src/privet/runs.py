@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import secrets as system_secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,15 @@ from privet.privacy.statement import INSECURE, SHARED_ARITHMETIC, privacy_statem
 from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
-from privet.run_folder import CLAIM, RunFolder, config_hash, describe_environment, unwritable, write_configs
+from privet.run_folder import (
+    CLAIM,
+    CLIENTS,
+    RunFolder,
+    config_hash,
+    describe_environment,
+    unwritable,
+    write_configs,
+)
 from privet.server import Server
 
 SCHEMA = 1
@@ -100,7 +108,7 @@ class _Run:
         """All of it, in order."""
         material = self.cast.gather(self.config, self.observe)
         resolved = self._resolve(material)
-        self._claim(resolved.config)
+        self._claim(resolved.config, self.cast.names(material))
         self._rehearse(resolved, material)
         federation = self._federate(resolved, material)
         trainer = material.trainer
@@ -112,11 +120,24 @@ class _Run:
             self._control(material)
         return self._finish(resolved, federation, material)
 
-    def _claim(self, config: Config) -> None:
-        """Write the configuration down, before anything depends on it; a folder serves one configuration only."""
+    def _claim(self, config: Config, clients: Sequence[str]) -> None:
+        """Write configuration and clients down, before anything depends on them; a folder serves these only.
+
+        With other clients a secret would meet records that are not its own, and the trust model would be another one
+        than that of what was charged.
+        """
         self.hash = config_hash(config)
         if (self.folder / CLAIM).exists() and (held := str(self.folder.read_json(CLAIM))) != self.hash:
             raise checkpoint.other_configuration(self.folder.path, held, self.hash)
+        if (self.folder / CLIENTS).exists() and (began := self.folder.read_json(CLIENTS)) != list(clients):
+            raise PrivetError(
+                "belongs to other clients",
+                field=str(self.folder.path),
+                given=", ".join(clients),
+                allowed=", ".join(began) + ", with which the run was started",
+                hint="resume with the data as they were, or start a new run with --out",
+            )
+        self.folder.write_json(CLIENTS, list(clients))
         self.folder.write_json(CLAIM, self.hash)
         write_configs(self.folder, self.source_text, config)
 
@@ -128,7 +149,7 @@ class _Run:
         return resolve(
             self.config,
             dimension=material.trainer.dimension,
-            parties=self.cast.size(material),
+            parties=len(self.cast.names(material)),
             clip_norm=clip,
             factors=factors_of(material.trainer.backbone.layout),
             layout=layout_of(material),
@@ -175,7 +196,7 @@ class _Run:
     def _run(self, federation: Federation, material: Material) -> None:
         self.started = time.monotonic()
         self.spent = float(self.totals["seconds"])
-        parties = self.cast.size(material)
+        parties = len(self.cast.names(material))
 
         def answered(op: str, done: int, total: int) -> None:
             if op == "round" and parties > 1:

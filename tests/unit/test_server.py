@@ -151,6 +151,29 @@ def test_a_budget_stops_the_run_before_the_release(
     assert adapter(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("parties", [3, 5])
+@pytest.mark.parametrize("system", [{}, {"system": {"kind": "dp_lora"}, "sealing": {"kind": "none"}}])
+def test_a_run_is_not_gone_on_with_by_other_clients(
+    system: dict[str, Any], parties: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silos that came or went between a kill and the resume: other floors, other records behind the same secrets."""
+
+    def killed(kind: str, facts: dict[str, Any]) -> None:
+        if kind == "round" and facts["round"] == 1:
+            raise KeyboardInterrupt
+
+    asked = config(insecure_test_seed=None, **system)
+    monkeypatch.setattr(privet.cast, "gather", gatherer(4))
+    with pytest.raises(KeyboardInterrupt):
+        privet.runs.start(asked, to_yaml(asked), tmp_path / "run", observe=killed)
+    monkeypatch.setattr(privet.cast, "gather", gatherer(parties))
+    with pytest.raises(PrivetError, match="other clients") as caught:
+        privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True)
+    assert caught.value.hint
+    monkeypatch.setattr(privet.cast, "gather", gatherer(4))
+    assert privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True)["rounds"] == 4
+
+
 def federated(**sections: Any) -> Federation:
     return federation(config(**sections), PARTS)
 

@@ -50,9 +50,9 @@ class AtSites:
         """Model and public records; no silo's file is opened."""
         return gather(config, observe, public_only=True)
 
-    def size(self, material: Material) -> int:
+    def names(self, material: Material) -> tuple[str, ...]:
         """Members of the roster."""
-        return self.roster.size
+        return tuple(member.name for member in self.roster.members)
 
     def federate(
         self,
@@ -66,7 +66,7 @@ class AtSites:
     ) -> Federation:
         """The server's half and the engine that asks the sites; ``run`` gives way to the name that the sites know."""
         config = resolved.config
-        check_weights(config, [member.name for member in self.roster.members])
+        check_weights(config, self.names(material))
         blueprint = Blueprint(
             resolved,
             self.roster,

@@ -18,6 +18,7 @@ from typing import Any
 from privet import checkpoint
 from privet.cast import Cast, InOneProcess, Observe
 from privet.config import Config
+from privet.data_config import GroupPartition
 from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation
@@ -25,7 +26,13 @@ from privet.lora import factors_of
 from privet.material import Material, codec_schedule, layout_of
 from privet.measure import means, measure
 from privet.pipeline import Floats
-from privet.privacy.statement import INSECURE, SHARED_ARITHMETIC, privacy_statement
+from privet.privacy.statement import (
+    DEALT_OUT,
+    INSECURE,
+    NEAR_DUPLICATES,
+    SHARED_ARITHMETIC,
+    privacy_statement,
+)
 from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
@@ -296,7 +303,8 @@ class _Run:
             "delta": statement["delta"],
             "adapter": str(adapter) if adapter else None,
             "report": str(self.folder / "report.html"),
-            "notes": material.notes,
+            # They count private records where the clients are simulated here, as the rows of rounds.jsonl do.
+            "notes": material.notes if self.config.engine.diagnostics or not self.federation.clients else [],
         }
         self.folder.write_json("result.json", result)
         self.observe("result", result)
@@ -311,7 +319,7 @@ class _Run:
             mechanism=(newest.system if newest else server.system).describe(),
             clip_norm=resolved.facts.clip_norm if privacy else None,
             noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
-            not_covered=[SHARED_ARITHMETIC] if _shares_arithmetic(resolved.config) else [],
+            not_covered=_not_covered(resolved, here=bool(self.federation.clients)),
             fewest_survivors=min(survivors, default=None),
         )
         if resolved.config.insecure_test_seed is not None:
@@ -321,10 +329,25 @@ class _Run:
         return statement
 
 
-def _shares_arithmetic(config: Config) -> bool:
-    """Whether records that are units of their own pass through the model together."""
-    record = config.privacy is not None and config.privacy.unit == "record"
-    return record and not config.deterministic_units
+def _not_covered(resolved: Resolved, *, here: bool) -> list[str]:
+    """What this run's guarantee leaves out besides what all leave out.
+
+    Args:
+        resolved: The run.
+        here: Whether the clients' data were prepared here; sites prepare their own, row by row.
+    """
+    config = resolved.config
+    if config.privacy is None:
+        return []
+    record, how = config.privacy.unit == "record", config.data.partition
+    # A sum over all clients is the same however records are dealt out; a single contribution is not.
+    moves = resolved.trust.counts_single_contributions and how.kind in {"iid", "dirichlet", "blocks"}
+    drops = isinstance(how, GroupPartition) and how.minimum_records > 1
+    return [
+        *([SHARED_ARITHMETIC] if record and not config.deterministic_units else []),
+        *([NEAR_DUPLICATES] if here and config.data.remove_near_duplicates else []),
+        *([DEALT_OUT] if here and record and (moves or drops) else []),
+    ]
 
 
 def _epsilon_rows(statement: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import reaccount
-from privet.privacy.statement import SHARED_ARITHMETIC
+from privet.privacy.statement import DEALT_OUT, NEAR_DUPLICATES, SHARED_ARITHMETIC
 from privet.protocol import Ask, Replies, RoundId
 from privet.resolve import resolve
 
@@ -119,6 +119,45 @@ def test_the_statement_says_that_records_share_the_arithmetic_of_a_micro_batch(
     started(tmp_path, monkeypatch, **sections)
     said = json.loads((tmp_path / "run" / "privacy.json").read_text())["not_covered"]
     assert (SHARED_ARITHMETIC in said) == named
+
+
+@pytest.mark.parametrize("diagnostics", [True, False])
+def test_counts_of_a_simulations_private_records_can_be_left_out(
+    diagnostics: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(config: Any, observe: Any) -> Any:
+        return replace(material(PARTS), notes=["training: 61 records in 4 silos"])
+
+    result = started(tmp_path, monkeypatch, gather, engine={"diagnostics": diagnostics})
+    written = (tmp_path / "run" / "result.json").read_text() + (tmp_path / "run" / "rounds.jsonl").read_text()
+    assert ("61 records" in written, "sampled" in written) == (diagnostics, diagnostics)
+    assert (result["notes"] != []) == diagnostics
+
+
+DEALT: dict[str, Any] = {"partition": {"kind": "iid", "silos": 4}, "remove_near_duplicates": False}
+ALONE: dict[str, Any] = {"system": {"kind": "dp_lora"}}
+GROUPS: dict[str, Any] = {"domains": ["nyt"], "partition": {"kind": "group", "minimum_records": 2}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({}, {NEAR_DUPLICATES}),
+        ({"data": {"remove_near_duplicates": False}}, set()),
+        ({"data": DEALT}, set()),  # the sum is over all silos
+        ({"data": DEALT, **ALONE}, {DEALT_OUT}),
+        ({"data": DEALT, "sealing": {"kind": "encrypted"}}, {DEALT_OUT}),
+        ({"data": DEALT, **ALONE, "privacy": {"unit": "client", "relation": "zero-out"}}, set()),
+        ({"data": GROUPS}, {DEALT_OUT, NEAR_DUPLICATES}),
+        ({"system": {"kind": "fedavg"}, "privacy": None}, set()),
+    ],
+)
+def test_the_statement_says_where_records_decided_about_each_other_before_the_run(
+    sections: dict[str, Any], named: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(tmp_path, monkeypatch, **sections)
+    said = json.loads((tmp_path / "run" / "privacy.json").read_text())["not_covered"]
+    assert {NEAR_DUPLICATES, DEALT_OUT} & set(said) == named
 
 
 @pytest.mark.parametrize("affordable", [0, 2])

@@ -38,6 +38,18 @@ SHARED_ARITHMETIC = (
 )
 """What a record-level sensitivity leaves out where records pass through the model together (docs/training.md)."""
 
+NEAR_DUPLICATES = (
+    "Preparation: near-duplicates were looked for among all records and removed (`data.remove_near_duplicates`): one "
+    "that comes or goes also brings others in or keeps them out. The guarantee is for the records that were left."
+)
+"""What a guarantee leaves out where records decide about each other before the run."""
+
+DEALT_OUT = (
+    "Preparation: records were dealt out to simulated clients (`data.partition`), so one that comes or goes also moves "
+    "others between clients or in and out of the run. The guarantee is for the clients' records as they were dealt."
+)
+"""What a record-level guarantee leaves out where a record's place depends on other records."""
+
 _HIDDEN = {"record": "one training record", "client": "all that one client holds"}
 _NEIGHBOURS = {
     "zero-out": "whether it counted or was zero",

@@ -21,23 +21,24 @@ def main() -> None:
     study, rows = stored["config"], stored["rows"]
     epsilons, methods = study["epsilons"], study["methods"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
+    base = next(r for r in rows if r["method"] == "untrained")
+    left.axhline(base["test_nll"], color="grey", ls="--", label="base model (rate 0)")
     for index, method in enumerate(methods):
         for at, epsilon in enumerate(epsilons):
             found = [
                 r["test_nll"] for r in rows if r["final"] and (r["method"], r["epsilon"]) == (method, epsilon)
             ]
+            label = method.replace("_", " ") if at == len(epsilons) - 1 else None
+            place = at + 0.12 * (index - (len(methods) - 1) / 2)
+            style = {"color": f"C{index}", "label": label, "capsize": 3, "fmt": MARKS[method]}
             if not found:
+                # Its best rate is 0.
+                left.errorbar(place, base["test_nll"], markerfacecolor="white", **style)
                 continue
             mean = float(np.mean(found))
-            spread = [[mean - min(found)], [max(found) - mean]]
-            label = method if at == 0 else None
-            place = at + 0.12 * (index - (len(methods) - 1) / 2)
-            left.errorbar(place, mean, spread, fmt=MARKS[method], color=f"C{index}", label=label, capsize=3)
-    untrained = [r for r in rows if r["method"] == "untrained"]
-    if untrained:
-        left.axhline(untrained[0]["test_nll"], color="grey", ls="--", label="not trained")
+            left.errorbar(place, mean, [[mean - min(found)], [max(found) - mean]], **style)
     left.set_xticks(range(len(epsilons)), ["none" if e is None else f"{e:g}" for e in epsilons])
-    left.set_xlabel("ε (client, zero-out, δ = 1e-5); none: no clip, no noise")
+    left.set_xlabel("ε (client, zero-out, δ = 1e-5); none: no clip, no noise; hollow: best not trained")
     left.set_ylabel("test loss, nats: mean and range over seeds")
     left.legend()
     left.grid(alpha=0.3)
@@ -50,11 +51,12 @@ def main() -> None:
             )
             if search:
                 right.plot(*zip(*search, strict=True), ls=style, color=f"C{index}", marker=".")
-    right.set_xscale("log")
+    right.axhline(base["validation_nll"], color="grey", ls="--")
+    right.set_xscale("log", base=2)
     right.set_xlabel("server rate (one grid for all)")
     right.set_ylabel("validation loss, nats")
     names = ["none" if e is None else f"{e:g}" for e in epsilons]
-    right.set_title("dotted to solid: ε = " + ", ".join(names), fontsize=9)
+    right.set_title("search, one seed; dotted to solid: ε = " + ", ".join(names), fontsize=9)
     right.grid(alpha=0.3)
     figure.suptitle(
         f"{study['silos']} clients, {study['ratio']}x compression, {given.model}, {study['rounds']} rounds"

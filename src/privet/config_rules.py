@@ -176,13 +176,13 @@ def _learned_codecs_have_a_source(c: Config) -> Iterator[Row]:
         )
     if (
         c.system.kind == "dr_encoder"
-        and c.codec.kind == "count_sketch"
+        and c.codec.kind in ("count_sketch", "random_projection")
         and c.codec.allocation == "uniform"
         and not c.codec.allow_useless
     ):
         yield (
             "codec.allocation",
-            "a sketch that takes nothing from the statistics is no better than a random projection",
+            "stage 1 would be paid for nothing: this codec takes nothing from the statistics",
             "uniform",
             "by_std, by_rate, or codec.allow_useless: true",
         )

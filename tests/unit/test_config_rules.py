@@ -103,6 +103,11 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
         ENCODER | {"codec": {"kind": "count_sketch"}},
     ),
     (
+        "_learned_codecs_have_a_source",
+        "codec.allocation",
+        ENCODER | {"codec": {"kind": "random_projection"}},
+    ),
+    (
         "_error_feedback_keeps_the_guarantee",
         "codec.error_feedback",
         HEDGE | {"codec": {"kind": "prune", "error_feedback": True}},

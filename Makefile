@@ -29,7 +29,7 @@ test-distributed: setup  ## kills and refusals of a consortium over NVIDIA FLARE
 	$(BIN)/python -m pytest -m distributed -p no:cacheprovider tests/integration
 
 audit-calibration: setup  ## how often the audit cries wolf over honest seeds
-	$(BIN)/python benchmarks/audit_calibration.py
+	$(BIN)/python -m experiments.audit_calibration.run
 
 mutants: setup   ## plant bugs and see that tests catch them; writes docs/mutants.md
 	$(BIN)/python -m mutants

@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ("src/privet", "experiments")
-KEY = ("codec", "ratio", "noise", "removed", "seed")
+KEY = ("what", "codec", "ratio", "noise", "removed", "seed")
 
 
 def commit() -> str:

@@ -4,8 +4,9 @@ Run ``python -m experiments.attacks.run``; it goes on where it stopped, and ends
 
 Each row is one configuration. Recall is that of private tokens from what its observer can open (single messages where
 nothing seals them, else the sum), on adapters where inversion works; AUC is that of ``mia.gradient`` and the epsilons
-are those of ``audit.canary``, on the row's own adapters, with every unit in every round. The accounted epsilon beside
-the audited one is for exactly the rounds that were audited; that of the whole configuration stands beside it.
+are those of ``audit.canary``, on the row's own adapters, with every unit in every round. Where a first stage makes the
+codec, ``mia.statistics`` and ``mia.codec`` are there too, with this row's noise and without. The accounted epsilon
+beside the audited one is for exactly the rounds that were audited; that of the whole configuration stands beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from experiments.study import ROOT, Results, arguments
 from privet.attacks.finding import Finding
 from privet.attacks.suite import SIZES, Auditor, resolved
 from privet.config import Config, parse
-from privet.material import gather
+from privet.material import Material, gather, layout_of
 from privet.resolve import resolve
 
 HERE = Path(__file__).parent
@@ -44,9 +45,14 @@ def numbers(found: Finding) -> dict[str, Any]:
     }
 
 
-def whole(config: Config, parties: int, dimension: int) -> float | None:
+def whole(config: Config, material: Material) -> float | None:
     """Accounted epsilon of the whole configuration; ``None`` if there is no finite one."""
-    known = resolve(config, dimension=dimension, parties=parties)
+    known = resolve(
+        config,
+        dimension=material.trainer.dimension,
+        parties=len(material.silos),
+        layout=layout_of(material),
+    )
     ledger = known.ledger()
     for release in known.planned():
         ledger.charge(release)
@@ -63,7 +69,6 @@ def main() -> None:
     rows = [(row["name"], configuration(declared, row, model)) for row in declared["rows"]]
     sizes = replace(SIZES[declared["suite"]], trials=declared["trials"])
     material = gather(rows[0][1])
-    parties, dimension = len(material.silos), material.trainer.dimension
     ready = {name: resolved(config, material) for name, config in rows}
     for name, config in ready.items():  # the run's own adapters first: inversion takes them out of the model
         if results.has(codec=name, part="own"):
@@ -72,6 +77,7 @@ def main() -> None:
         auditor = Auditor(config, material, sizes, declared["seed"], (), lambda kind, facts: None)
         canary = auditor.canary_rows()[0]
         area = next(f for f in auditor.protected_membership() if f.metric == "AUC")
+        first = [f for f in auditor.first_stage_rows() if f.metric == "AUC"]
         results.add(
             {
                 "codec": name,
@@ -82,7 +88,8 @@ def main() -> None:
                 "delta": config.privacy.delta if config.privacy else None,
                 "canary": numbers(canary),
                 "auc": numbers(area),
-                "epsilon": whole(config, parties, dimension),
+                "first_stage": [{"attack": f.attack, **numbers(f)} for f in first],
+                "epsilon": whole(config, material),
                 "seconds": round(time.monotonic() - started, 1),
             }
         )

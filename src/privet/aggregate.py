@@ -74,6 +74,7 @@ class Aggregator:
         codec: Its codec; ``None`` for the identity.
         rounds: Rounds whose sum was taken in.
         gathered: What the rounds of a preparation gave, float32 [n, k]: mean messages, or single updates.
+        tap: Sees each sum that is taken in; audits use it, as they use the engine's for messages.
     """
 
     compose: Compose
@@ -84,6 +85,7 @@ class Aggregator:
     codec: Codec | None = None
     rounds: int = 0
     gathered: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    tap: Callable[[RoundId, Integers], None] | None = None
     _digest: bytes | None = None
 
     @classmethod
@@ -124,6 +126,8 @@ class Aggregator:
         """
         if round_id.number != self.rounds:
             return None
+        if self.tap:
+            self.tap(round_id, total)
         if self.rounds < self.system.prepared_by:
             return self._gather(total, apart)
         direction = self.system.pipeline.backward(total)

@@ -22,8 +22,6 @@ from privet.pipeline import Pass, Units
 from privet.protocol import RoundAborted, RoundId
 from privet.randomness import RoundRandomness
 from privet.sealing.base import SealingClient, SealingRefused, Store
-from privet.sealing.encrypted_round import EncryptedClient
-from privet.sealing.state_seal import StateSeal
 from privet.wire import Body, Schema
 from privet.work import Workplace
 
@@ -153,7 +151,7 @@ class Client:
         values = system.pipeline.forward(units, len(flat), passing)
         self.observed, self.observed_round = passing.observed, round_id.number
         answer = self.sealing.seal(round_id, values, question)
-        states = self._states()
+        states = self.sealing.states
         if states is not None:
             answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), round_id.number)
         return answer, len(values)
@@ -185,7 +183,7 @@ class Client:
         if "adapter" in body:
             self.aggregator.take(body)
         elif "state" in body:
-            states = self._states()
+            states = self.sealing.states
             if states is None:
                 raise SealingRefused("sealed-state", "this level has no sealed state")
             state = states.open(bytes(body["state"]), rounds)  # type: ignore[arg-type]  # Blob by the schema
@@ -194,12 +192,9 @@ class Client:
         elif self.aggregator.rounds != rounds:
             raise SealingRefused("no-state", "the question of a later round lacks the state")
 
-    def _states(self) -> StateSeal | None:
-        return self.sealing.states if isinstance(self.sealing, EncryptedClient) else None
-
     def _open(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
         """Open a sum as the designated client, step the optimiser, and seal the new state for the others."""
-        states = self._states()
+        states = self.sealing.states
         if states is None:
             raise SealingRefused("not-designated", "the server opens sums at this level")
         if self.aggregator.rounds < round_id.number:
@@ -216,7 +211,7 @@ class Client:
     def _finish(self, body: Body) -> Body:
         rounds = int(body["rounds"])
         self._take_state(rounds, body)
-        states = self._states()
+        states = self.sealing.states
         if states is None:
             raise SealingRefused("sealed-state", "this level has no sealed state")
         return {TAG: states.fingerprint(self.aggregator.to_bytes(), rounds)}

@@ -1,7 +1,8 @@
-"""Candidate clients for membership in a first stage: real updates of blocks of records, in or out by coin.
+"""Candidates for membership in a first stage: real updates of blocks of records, or gradients of single ones, in or out
+by coin.
 
-A candidate is one client whose update is a step along the mean gradient of a few records. Those that are in take
-part as parties of their own; the attacker knows all candidates' updates."""
+A candidate is one unit: a client whose update is a step along the mean gradient of a few records, or a record. Those
+that are in take part in a party each; the attacker knows all candidates' updates."""
 
 from __future__ import annotations
 
@@ -11,10 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.attacks.planting import Canary, CanaryTrainer, with_canaries
-from privet.attacks.rehearsal import Rehearsed, Stage, plain_schedule, rehearse
+from privet.attacks.rehearsal import (
+    Rehearsed,
+    Stage,
+    everybody_in,
+    plain_schedule,
+    rehearse,
+    with_schedule,
+)
+from privet.clip import clip_rows
+from privet.codec_schedule import CodecSchedule
 from privet.config import Config
 from privet.material import Material, layout_of
-from privet.pipeline import Floats
+from privet.pipeline import Clip, Encode, Floats
+from privet.systems.base import Preparation
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,31 @@ class Cohort:
     Attributes:
         updates: All candidates' updates, float32 [m, D].
         inside: The coins, bool [m].
+        schedule: What makes the codec of what the first stage gave.
         rehearsed: The run.
     """
 
     updates: Floats
     inside: NDArray[np.bool_]
+    schedule: CodecSchedule
     rehearsed: Rehearsed
+
+    @property
+    def preparation(self) -> Preparation:
+        """The first stage."""
+        preparation = self.rehearsed.resolved.system.preparation
+        assert preparation is not None, "systems without a first stage have no such candidates"
+        return preparation
+
+    def messages(self) -> Floats:
+        """What each candidate sends in the first stage, before rounding and noise, float32 [m, k]."""
+        values = self.updates
+        for stage in self.preparation.system.pipeline.stages:
+            if isinstance(stage, Encode):
+                values = stage.codec.encode(values)
+            if isinstance(stage, Clip):
+                values = clip_rows(values, stage.norm)[0]
+        return values
 
 
 def candidate_updates(material: Material, count: int, batch: int, seed: int) -> Floats:
@@ -42,15 +72,16 @@ def candidate_updates(material: Material, count: int, batch: int, seed: int) -> 
     return np.stack([-trainer.mean_gradient([records[i] for i in block]) for block in blocks])
 
 
-def cohort(config: Config, material: Material, updates: Floats, seed: int, *, train: bool = False) -> Cohort:
+def cohort(config: Config, material: Material, updates: Floats, seed: int) -> Cohort:
     """Run the first stage of a configuration, and a round after it, over half of the candidates.
 
+    Nobody colludes here and nobody is missing, so the opened sum holds just the noise that the ledger charges.
+
     Args:
-        config: What runs; unit client.
+        config: What runs.
         material: For the layout of the adapter.
         updates: The candidates, float32 [m, D].
         seed: Draws the coins.
-        train: Whether the codec is trained in full, or hardly.
     """
     dimension = updates.shape[1]
     half = np.arange(len(updates)) % 2 == 0
@@ -60,8 +91,12 @@ def cohort(config: Config, material: Material, updates: Floats, seed: int, *, tr
         f"client{i}": [Canary(f"client{i}", dimension, everywhere, updates[i])]
         for i in np.flatnonzero(inside)
     }
-    schedule = plain_schedule(config, layout_of(material), 1, train=train)
+    config = with_schedule(everybody_in(config, float(half.sum())), min_survivors=None, weights=None)
+    if config.privacy is not None:
+        trust = config.privacy.trust.model_copy(update={"colluders": 0})
+        config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"trust": trust})})
+    schedule = plain_schedule(config, layout_of(material), 1)
     initial = material.trainer.backbone.initial_flat()
     stage = Stage(config, CanaryTrainer(dimension), initial, schedule)
     rehearsed = rehearse(stage, records, rounds=1, change=with_canaries)
-    return Cohort(updates, inside, rehearsed)
+    return Cohort(updates, inside, schedule, rehearsed)

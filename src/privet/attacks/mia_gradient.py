@@ -82,9 +82,10 @@ def findings(
     best = statistics.advantage(members, others)
     positives = statistics.true_positives(members, others, 0.01)
     allowed = None if claimed is None else accounted_delta_at_zero(found.rehearsed)
+    # Two tests share the error probability; of a two-sided interval only the lower end can raise an alarm.
     surely = statistics.advantage(members, others, 1 - alarm).low
     over = (claimed is not None and (allowed is not None and surely > allowed)) or (
-        claimed is not None and statistics.above_bound(members, others, claimed, delta, 1 - alarm) > 0
+        claimed is not None and statistics.above_bound(members, others, claimed, delta, 1 - alarm / 2) > 0
     )
     verdict: Any = "leaks" if claimed is None else "alarm" if over else "holds"
     text = (
@@ -94,7 +95,8 @@ def findings(
         if claimed is None
         else "Members stand out more than the accounted epsilon allows."
         if over
-        else f"Within epsilon {claimed:.3g}, which allows an advantage of {allowed:.2f}."
+        else f"Within epsilon {claimed:.3g}, which allows an advantage of {allowed:.2f}. "
+        + _power_text(len(members), len(others), (claimed, delta, allowed or 0.0), alarm)
     )
     if claimed is None and area.low <= 0.5:
         verdict = "not applicable"
@@ -111,6 +113,16 @@ def findings(
         )
         for metric, i, how, compared in rows
     ]  # fmt: skip
+
+
+def _power_text(members: int, others: int, promised: tuple[float, float, float], alarm: float) -> str:
+    """What a perfect attack would have shown on so many candidates; ``promised`` are epsilon, delta and delta(0)."""
+    perfect = np.ones(members), np.zeros(others)
+    epsilon, delta, allowed = promised
+    most = statistics.advantage(*perfect, 1 - alarm).low
+    if most > allowed or statistics.above_bound(*perfect, epsilon, delta, 1 - alarm / 2) > 0:
+        return f"A perfect attack on these candidates would have raised an alarm; it would prove {most:.2f}."
+    return f"Even a perfect attack on so few candidates proves no more than {most:.2f}: this row could raise no alarm."
 
 
 def _codes(stage: Stage, seen: RoundSeen, candidates: Mapping[str, Sequence[Any]]) -> Floats:

@@ -1,4 +1,4 @@
-"""``mia.statistics``: was this client in it? Asked of the statistics that stage 1 of ``dr_encoder`` opens.
+"""``mia.statistics``: was this client, or record, in it? Asked of the statistics that stage 1 of ``dr_encoder`` opens.
 
 The attacker knows every candidate's update, so every candidate's message, and solves for which of them the
 opened sum is made of. Without noise that is exact for as many candidates as a message has numbers. So a run has
@@ -16,8 +16,6 @@ from privet.attacks.client_updates import Cohort
 from privet.attacks.finding import Finding
 from privet.attacks.mia_gradient import Membership
 from privet.attacks.mia_gradient import findings as membership_findings
-from privet.clip import clip_rows
-from privet.pipeline import Clip, Encode
 
 
 def scores(cohorts: Sequence[Cohort]) -> Membership:
@@ -34,17 +32,11 @@ def findings(cohorts: Sequence[Cohort], setting: str, alarm: float) -> list[Find
 
 
 def _solved(cohort: Cohort) -> NDArray[np.float64]:
-    total = np.zeros(len(cohort.updates))
-    prepared_by = cohort.rehearsed.resolved.system.prepared_by
-    for seen in cohort.rehearsed.transcript.rounds[:prepared_by]:
+    codes = cohort.messages()
+    total = np.zeros(len(codes))
+    for seen in cohort.rehearsed.transcript.rounds[: cohort.preparation.rounds]:
         if seen.total is None:
             continue
-        codes = cohort.updates
-        for stage in seen.system.pipeline.stages:
-            if isinstance(stage, Encode):
-                codes = stage.codec.encode(codes)
-            if isinstance(stage, Clip):
-                codes = clip_rows(codes, stage.norm)[0]
         opened = seen.total * seen.system.pipeline.rounding.grid.step
         total += np.linalg.lstsq(codes.T.astype(np.float64), opened, rcond=None)[0]
     return total

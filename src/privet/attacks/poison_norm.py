@@ -28,6 +28,7 @@ from privet.attacks.canary_scores import BATCH, length_for
 from privet.attacks.finding import Finding
 from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries
 from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse
+from privet.attacks.transcript import InFront
 from privet.config import Config
 from privet.engines.local import LocalEngine
 from privet.errors import PrivetError
@@ -110,17 +111,15 @@ class _Trial:
         """A contribution of a hundred times the norm."""
 
         def misbehave(federation: Federation) -> None:
-            sealing: Any = federation.clients[0].sealing
-            inner, system = sealing.seal, federation.clients[0].aggregator.system
-            length = FACTOR * _bound(system)
+            client = federation.clients[0]
+            length = FACTOR * _bound(client.aggregator.system)
 
-            def seal(round: RoundId, values: Integers, question: bytes = b"") -> Body:
+            def poisoned(round: RoundId, values: Integers) -> Integers:
                 row = np.random.default_rng(self.seed).choice([-1.0, 1.0], len(values))
-                poison = np.round(row * length / math.sqrt(len(values))).astype(np.int64)
-                body: Body = inner(round, values + poison, question)
-                return body
+                poison: Integers = np.round(row * length / math.sqrt(len(values))).astype(np.int64)
+                return values + poison
 
-            sealing.seal = seal
+            client.sealing = InFront(client.sealing, poisoned)
 
         done = self._run({0: []}, misbehave)
         seen = done.transcript.rounds[0] if done.transcript.rounds else None

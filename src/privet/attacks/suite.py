@@ -46,8 +46,12 @@ SCHEMA = 1
 FALSE_ALARM = 0.05
 MESSAGE = 8
 """Candidates of a run whose statistics are told apart: numbers in a message of four tensors."""
+RECORDS = 4
+"""Records of a candidate that is a client."""
 KINDS = 4
 """Kinds of rows that can raise an alarm: canaries, membership, sealed bytes, inversion under noise."""
+MEMBERSHIPS = 3
+"""Attacks that share the alarm of membership: `mia.gradient`, `mia.statistics`, `mia.codec`."""
 FILE = "audit.json"
 MOST_SILOS = 4
 """Silos that membership and inversion look at: what they cost goes with the number of messages."""
@@ -95,6 +99,7 @@ def audit(
     suite: Suite = "quick",
     seed: int = 0,
     only: Sequence[str] = (),
+    material: Material | None = None,
     observe: Observe = lambda kind, facts: None,
 ) -> dict[str, Any]:
     """Attack a configuration, and the adapter of a run that it made.
@@ -105,6 +110,7 @@ def audit(
         suite: ``quick`` or ``full``.
         seed: Draws coins, canaries and candidates; not the clients' secrets.
         only: Names of attacks, or their beginnings; all when empty.
+        material: What `gather` gives for the configuration, where it is there already; its model is changed.
         observe: Told what goes on.
 
     Returns:
@@ -116,7 +122,7 @@ def audit(
     started = time.monotonic()
     plain = {"dropouts": (), "deterministic_units": False}
     config = config.model_copy(update={"engine": config.engine.model_copy(update=plain)})
-    material = gather(config, observe)
+    material = material or gather(config, observe)
     config = resolved(config, material)
     auditor = Auditor(config, material, SIZES[suite], seed, tuple(only), observe)
     found = auditor.findings(None if record is None else _adapter(record, material))
@@ -190,7 +196,7 @@ class Auditor:
             ("audit", self.canary_rows),
             ("poison", self._poison),
             ("mia.gradient", self.membership_rows),
-            ("mia.statistics", self._first_stage),
+            ("mia.statistics", self.first_stage_rows),
             ("mia.model", lambda: self._model(adapter)),
             ("invert", self._inversion),
         ):
@@ -252,7 +258,9 @@ class Auditor:
             self._stage(control.clear(self.config)), candidates, rounds=rounds, seed=self.seed
         )
         setting = f"one plain step, {rounds} rounds, no seal, no noise"
-        rows = mia_gradient.findings(plain, setting, sees="every client's message", alarm=self.alarm)
+        rows = mia_gradient.findings(
+            plain, setting, sees="every client's message", alarm=self.alarm / MEMBERSHIPS
+        )
         return [*rows, *self.protected_membership()]
 
     def protected_membership(self) -> list[Finding]:
@@ -264,29 +272,37 @@ class Auditor:
         found = mia_gradient.attack(stage, candidates, rounds=rounds, seed=self.seed)
         setting = f"this run's system, seal and noise, every record in every round, {rounds} rounds"
         sees = "every client's message" if self.config.sealing.kind == "none" else "the opened sums"
-        return mia_gradient.findings(found, setting, sees=sees, alarm=self.alarm)
+        return mia_gradient.findings(found, setting, sees=sees, alarm=self.alarm / MEMBERSHIPS)
 
-    def _first_stage(self) -> list[Finding]:
+    def first_stage_rows(self) -> list[Finding]:
         """``mia.statistics`` and ``mia.codec``, where a first stage makes the codec."""
         config, clients = self.config, self.sizes.clients
-        if not config.system.preparation_rounds or (config.privacy and config.privacy.unit != "client"):
+        if not config.system.preparation_rounds:
             return []
-        updates = client_updates.candidate_updates(self.material, clients, 4, self.seed)
+        if config.system.kind == "cg_fedllm":
+            # Of so few members the first would only be held out; in a second collection all are learned from.
+            twice = config.system.model_copy(update={"collections": max(2, config.system.collections)})
+            config = config.model_copy(update={"system": twice})
+        by_record = config.privacy is not None and config.privacy.unit == "record"
+        updates = client_updates.candidate_updates(
+            self.material, clients, 1 if by_record else RECORDS, self.seed
+        )
         settings = [("no noise", config.model_copy(update={"privacy": None}))]
         if config.privacy is not None:
             settings.append(("this run's noise", config))
+        attacks = [(mia_codec.findings, mia_codec.CANDIDATES)]
+        if config.system.kind == "dr_encoder":
+            attacks.insert(0, (mia_statistics.findings, MESSAGE))
+        who = "records" if by_record else f"clients of {RECORDS} records"
         rows = []
-        for name, variant in settings:
-            setting = f"{name}, clients of 4 records"
-            if config.system.kind == "dr_encoder":
-                parts = np.array_split(updates, max(1, clients // MESSAGE))
+        for attack, size in attacks:
+            parts = np.array_split(updates, max(1, clients // size))
+            for name, variant in settings:
                 runs = [
                     client_updates.cohort(variant, self.material, part, self.seed + i)
                     for i, part in enumerate(parts)
                 ]
-                rows += mia_statistics.findings(runs, f"{setting}, {len(runs)} runs", self.alarm / 2)
-            found = client_updates.cohort(variant, self.material, updates, self.seed, train=True)
-            rows += mia_codec.findings(found, setting, self.alarm / 2)
+                rows += attack(runs, f"{name}, {who}, {len(runs)} runs of {size}", self.alarm / MEMBERSHIPS)
         return rows
 
     def _stage(self, config: Config) -> Stage:

@@ -20,7 +20,9 @@ from privet.messages import ROUND
 from privet.packing import unpack
 from privet.pipeline import CodecLike, Encode, Floats, Integers
 from privet.protocol import RoundId
+from privet.sealing.base import SealingClient
 from privet.sealing.masks import Group, Words
+from privet.sealing.state_seal import StateSeal
 from privet.systems import System
 from privet.wire import Body, Schema
 
@@ -84,9 +86,9 @@ class Transcript:
         self.answer = federation.server.answer
         for party, client in federation.clients.items():
             self._watch_seal(party, client)
-            self._watch_sum(client.aggregator)
+            client.aggregator.tap = self._opened
         if federation.server.aggregator is not None:
-            self._watch_sum(federation.server.aggregator)
+            federation.server.aggregator.tap = self._opened
 
     def tap(self, op: str, party: int, question: bytes, answer: bytes) -> None:
         """Sees each exchange of the engine."""
@@ -122,22 +124,41 @@ class Transcript:
         return self.rounds[-1]
 
     def _watch_seal(self, party: int, client: Client) -> None:
-        inner = client.sealing.seal
-
-        def seal(round: RoundId, values: Integers, question: bytes = b"") -> Body:
+        def hand(round: RoundId, values: Integers) -> Integers:
             self._at(round.number, client).handed[party] = values.copy()
-            return inner(round, values, question)
+            return values
 
-        # The half itself stays in place, since a client asks what kind it is.
-        client.sealing.seal = seal  # type: ignore[method-assign]  # one instance is watched, not its class
+        client.sealing = InFront(client.sealing, hand)
 
-    def _watch_sum(self, aggregator: Any) -> None:
-        inner = aggregator.apply
+    def _opened(self, round: RoundId, total: Integers) -> None:
+        self.rounds[-1].total = total.copy()
 
-        def apply(round: RoundId, total: Integers, *more: Any) -> float | None:
-            if round.number == aggregator.rounds:
-                self.rounds[-1].total = total.copy()
-            moved: float | None = inner(round, total, *more)
-            return moved
 
-        aggregator.apply = apply
+@dataclass
+class InFront:
+    """Somebody in front of a client's seal, who sees, and may change, what the client hands to it.
+
+    Attributes:
+        inner: The seal.
+        hand: From a round and values, int64 [k], to the values that the seal gets.
+    """
+
+    inner: SealingClient
+    hand: Callable[[RoundId, Integers], Integers]
+
+    @property
+    def states(self) -> StateSeal | None:
+        """The seal's own."""
+        return self.inner.states
+
+    def handle(self, op: str, body: Body) -> Body:
+        """The seal's own answer."""
+        return self.inner.handle(op, body)
+
+    def seal(self, round: RoundId, values: Integers, question: bytes = b"") -> Body:
+        """What was handed on, sealed."""
+        return self.inner.seal(round, self.hand(round, values), question)
+
+    def unseal(self, round: RoundId, ciphertext: Body, count: int) -> Integers:
+        """What the seal opens."""
+        return self.inner.unseal(round, ciphertext, count)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from privet.errors import PrivetError
 from privet.protocol import RoundId, Steps
 from privet.wire import Body, Message, Schema, WireError
+
+if TYPE_CHECKING:
+    from privet.sealing.state_seal import StateSeal
 
 FEWEST_PARTIES = 3
 """With two parties each learns the other's contribution from the sum: no level hides anything."""
@@ -66,7 +69,15 @@ class Opened:
 
 
 class SealingClient(Protocol):
-    """One party's half. Each method persists what it decided through its `Store` before it returns."""
+    """One party's half. Each method persists what it decided through its `Store` before it returns.
+
+    Attributes:
+        states: Seals the state that clients hand on; ``None`` where the server opens sums and knows it.
+    """
+
+    @property
+    def states(self) -> StateSeal | None:
+        """Read only."""
 
     def handle(self, op: str, body: Body) -> Body:
         """Answer an operation of this level.

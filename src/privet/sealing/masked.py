@@ -45,6 +45,8 @@ class MaskedClient:
         masking: This party's masks, in the group of ``2**bits``.
     """
 
+    states = None
+
     def __init__(self, masking: MaskingClient) -> None:
         self._masking = masking
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from experiments.noise_sweep.run import best_rate
 from experiments.study import arguments
 
 HERE = Path(__file__).parent
@@ -25,9 +26,9 @@ def main() -> None:
     left.axhline(base["test_nll"], color="grey", ls="--", label="base model (rate 0)")
     for index, method in enumerate(methods):
         for at, epsilon in enumerate(epsilons):
-            found = [
-                r["test_nll"] for r in rows if r["final"] and (r["method"], r["epsilon"]) == (method, epsilon)
-            ]
+            chosen = {"method": method, "epsilon": epsilon, "final": True}
+            chosen["rate"] = best_rate(rows, method, epsilon, study["seeds"][0])
+            found = [r["test_nll"] for r in rows if chosen.items() <= r.items()]
             label = method.replace("_", " ") if at == len(epsilons) - 1 else None
             place = at + 0.12 * (index - (len(methods) - 1) / 2)
             style = {"color": f"C{index}", "label": label, "capsize": 3, "fmt": MARKS[method]}

@@ -3,12 +3,12 @@
 Run ``python -m experiments.noise_sweep.run`` (``--model small`` takes minutes where SmolLM2 takes hours).
 
 48 clients, one client as the privacy unit. DR-Encoder pays for its stage 1 out of the same epsilon. One grid of server
-rates serves all methods. Its lower end is rate 0, which is the base model and costs no run; it is widened upwards for
-all while any method's best rate lies at its upper end. Rates are chosen on public records that trained and fitted
-nothing; test records are looked at once, by runs at the best rate under three seeds (the first of which is the
-search's own run). Where the best rate is 0, there is nothing to run: the method at that epsilon is the base model.
-Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics are exact. Sums are opened without masks,
-which change no bit (tests/integration/test_dr_encoder.py).
+rates serves all methods. Its lower end is rate 0, which is the base model and costs no run; where any method's best
+rate lies at the upper end it is widened for all, one step each time that this is run. Rates are chosen on public
+records that trained and fitted nothing; test records are looked at by runs at the best rate under three seeds (the
+first of which is the search's own run). Where the best rate is 0, there is nothing to run: the method at that epsilon
+is the base model. Without an epsilon nothing is clipped or noised, and DR-Encoder's statistics are exact. Sums are
+opened without masks, which change no bit (tests/integration/test_dr_encoder.py).
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def best_rate(rows: list[dict[str, Any]], method: str, epsilon: float | None, se
 
 
 def main() -> None:
-    """Search, widen the grid while a best rate lies at its upper end, then the other seeds."""
+    """Search, widen the grid where a best rate lies at its upper end, then the other seeds."""
     given, study = arguments(__doc__ or ""), json.loads((HERE / "config.json").read_text(encoding="utf-8"))
     study |= study.pop("models")[given.model]
     results = Results(HERE / "results" / f"{given.model}.json", study)
@@ -233,7 +233,7 @@ def main() -> None:
         about = {"method": UNTRAINED, "epsilon": None, "seed": first, "final": True, "rate": 0.0}
         results.add(about | untrained(ground))
     cells = [(method, epsilon) for epsilon in study["epsilons"] for method in study["methods"]]
-    rates = list(study["rates"])
+    rates = sorted({*study["rates"], *(r["rate"] for r in results.rows if r["method"] != UNTRAINED)})
     for step in range(study["extensions"] + 1):
         if not all(go(m, e, rate, first, False) for rate in rates for m, e in cells):
             return

@@ -13,7 +13,7 @@ import yaml
 
 from privet import __version__
 from privet.report import numbers
-from privet.report.page import releases, warnings
+from privet.report.page import AUDIT_NOTE, releases, warnings
 from privet.report.record import ObserverRow, RunRecord
 
 SEARCH = (
@@ -97,6 +97,8 @@ def _privacy(record: RunRecord) -> list[str]:
     not_covered = list(statement.get("not_covered", ()))
     if not any("hyper-parameters" in text for text in not_covered):
         not_covered.append(SEARCH)
+    if record.audit:
+        not_covered.append(AUDIT_NOTE)
     trust = (statement.get("trust_model") or {}).get("text", "none was written down")
     return [
         f"**{statement.get('guarantee', 'No guarantee was written down.')}**",

@@ -36,6 +36,7 @@ def test_the_report_and_the_card_hold_the_rows(tmp_path: Path) -> None:
         assert "mia.gradient" in text
         assert "0.52 [0.4, 0.64]" in text
         assert "(control)" in text
+        assert "no ε covers" in text, "attacks look at training records, and say exactly what they found"
     assert "No alarm" in page
 
 
@@ -46,7 +47,9 @@ def test_an_alarm_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_not_attacked_says_so(tmp_path: Path) -> None:
-    assert "was not attacked" in render(RunRecord.open(finished_run(tmp_path / "run")))
+    page = render(RunRecord.open(finished_run(tmp_path / "run")))
+    assert "was not attacked" in page
+    assert "no ε covers" not in page
 
 
 def test_without_a_control_that_works_nothing_is_withstood() -> None:

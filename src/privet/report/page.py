@@ -21,6 +21,10 @@ EMBEDDED_NOTE = (
     "the original weights differ."
 )
 INSECURE_NOTE = "Every secret of this run follows from `insecure_test_seed`, so it promises nothing."
+AUDIT_NOTE = (
+    "Evidence: the figures of `privet audit` (`audit.json` and its chapter) are exact functions of training records; "
+    "no ε covers them. They are for whoever holds the records; leave them out of what is handed on."
+)
 DIAGNOSTICS_NOTE = (
     "Diagnostics of the simulation: sampled counts, measured noise and the sizes of the data, which this file shows. "
     "engine.diagnostics: false leaves them out, as for data that are really private."
@@ -122,6 +126,8 @@ def not_covered(record: RunRecord) -> list[str]:
     found = [str(text) for text in (record.privacy or {}).get("not_covered", ())]
     if any(row.get("simulated") for row in record.rounds):
         found.append(DIAGNOSTICS_NOTE)
+    if record.audit:
+        found.append(AUDIT_NOTE)
     return found
 
 

@@ -17,7 +17,7 @@ PublicSource = Literal["public_data", "self_generated"]
 
 
 class _Codec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     allow_useless: bool = Field(
         False,

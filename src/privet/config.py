@@ -29,7 +29,7 @@ Unit = Literal["record", "client"]
 class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TopLayers(Section):

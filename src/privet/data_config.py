@@ -17,7 +17,7 @@ GROUPED_DOMAINS: frozenset[Domain] = frozenset({"amazon", "nyt"})
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PromptTemplate(_Section):

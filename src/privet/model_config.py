@@ -13,7 +13,7 @@ SMALL_MODEL = "small"
 class ModelConfig(BaseModel):
     """A causal language model and how it is loaded. Nothing here affects privacy."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(
         default=EMBEDDED_MODEL,

@@ -11,7 +11,7 @@ Groups = Literal["tensor", "kind", "all"]
 
 
 class _System(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @property
     def preparation_rounds(self) -> int:
@@ -43,7 +43,7 @@ class HedgeConfig(_System):
 class OwnMask(BaseModel):
     """What the faithful setting prunes: each client the smallest coordinates of its own update, sent as zeros."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start_round: int = Field(40, ge=0, description="Round before which nothing is pruned.")
     start: float = Field(0.2, ge=0, lt=1, description="Share pruned at the start round.")
@@ -80,7 +80,7 @@ class CgFedLlmConfig(_System):
 class StatisticsConfig(BaseModel):
     """Stage 1 of DR-Encoder: what is asked of the clients' updates before the codec is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     releases: int = Field(3, ge=1, description="Releases E of noisy statistics, whose mean counts.")
     prior: Prior = Field(

@@ -49,6 +49,17 @@ def test_every_mistake_of_single_fields_comes_at_once() -> None:
     assert any("treshold" in path for path in found)
 
 
+@pytest.mark.parametrize("value", [".nan", ".inf"])
+@pytest.mark.parametrize(
+    "key",
+    ["schedule.expected_batch", "schedule.server.learning_rate", "privacy.clip_norm", "privacy.max_epsilon"],
+)
+def test_numbers_are_finite(key: str, value: str) -> None:
+    """A NaN passes every comparison that looks for a mistake, and YAML has a word for it."""
+    assert key in " ".join(problems(with_overrides(RAW, [f"{key}={value}"])))
+    assert "schedule.weights.1" in problems(with_overrides(RAW, [f"schedule.weights=[0.5, {value}]"]))
+
+
 def test_a_long_value_is_cut() -> None:
     found = problems(RAW | {"version": "x" * 5000})
     assert len(str(found["version"])) < 300

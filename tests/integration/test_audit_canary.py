@@ -9,6 +9,7 @@ import pytest
 from support.toy import config
 
 from privet import pipeline
+from privet.attacks import audit_canary
 from privet.attacks.audit_canary import Plan, accounted, findings, score
 from privet.attacks.finding import Finding
 from privet.attacks.rehearsal import plain_schedule
@@ -99,6 +100,56 @@ def test_a_missing_clip_raises_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(pipeline, "round_units", unchecked)
     rows = canary_rows(findings(setting("hedge", "record", "masked"), DIMENSION, PARTIES, PLAN))
     assert rows[0].verdict == "alarm"
+
+
+def test_a_sensitivity_that_is_not_doubled_for_replaced_units_raises_an_alarm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The coin is between a canary and its opposite there; on the code as it is the ledger is met and not exceeded."""
+    asked = config(
+        privacy={"relation": "replace-one", "noise_multiplier": 2.0, "clip_norm": 1.0}, insecure_test_seed=5
+    )
+    honest = canary_rows(findings(asked, DIMENSION, PARTIES, PLAN))[0]
+    assert honest.compared == pytest.approx(9.9973, abs=1e-3)
+    assert honest.low is not None
+    assert honest.high is not None
+    assert honest.low <= honest.compared
+    assert honest.high >= 0.9 * honest.compared
+    monkeypatch.setattr(audit_canary, "accounted", lambda scored: 4.3772)  # what add-remove would be charged
+    assert canary_rows(findings(asked, DIMENSION, PARTIES, PLAN))[0].verdict == "alarm"
+
+
+def test_clients_with_error_feedback_are_audited_without_their_memory() -> None:
+    codec = {"kind": "random_projection", "ratio": 4, "allow_useless": True, "error_feedback": True}
+    scored = score(setting("hedge", "client", "masked", codec=codec), DIMENSION, PARTIES, Plan(32, 2, seed=2))
+    estimate = scored.estimate(1e-3)
+    assert estimate.low <= 2**0.5 / 2 <= estimate.high
+
+
+def test_statistics_of_one_group_are_audited_in_several_runs() -> None:
+    """There is room for two canaries only; the coins of several runs are counted together."""
+    coded = setting(
+        "dr_encoder",
+        "client",
+        "masked",
+        codec={"kind": "autoencoder", "network": "mlp", "ratio": 4},
+    )
+    statistics = coded.system.statistics.model_copy(update={"groups": "all", "releases": 1, "share": 0.5})
+    coded = coded.model_copy(update={"system": coded.system.model_copy(update={"statistics": statistics})})
+    layout = [(f"{i}.lora_B", (16, 8)) for i in range(4)]
+    scored = score(coded, DIMENSION, PARTIES, Plan(16, 1, seed=1), schedule=plain_schedule(coded, layout, 1))
+    assert len(scored.inside) == 16
+    estimate = scored.estimate(1e-4)
+    assert estimate.low <= 2**0.5 / 2 <= estimate.high
+
+
+def test_the_power_that_is_told_is_that_of_the_alarm() -> None:
+    """At q = 1 half the noise is found surely; at a small q hardly ever, and the row says so."""
+    sampled = setting("hedge", "record", "masked", schedule={"rounds": 4, "sampling_rate": 0.05})
+    everybody, as_configured = canary_rows(findings(sampled, DIMENSION, PARTIES, PLAN, alarm=0.01))
+    told = [float(row.text.rsplit(" ", 1)[1].rstrip(".")) for row in (everybody, as_configured)]
+    assert told[0] > 0.9
+    assert told[1] < 0.05
 
 
 def test_a_run_without_noise_hides_no_canary() -> None:

@@ -133,7 +133,7 @@ def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> F
         control=False,
         text="The canaries are more visible than the ledger accounts for: noise, clip or account is broken."
         if exceeded
-        else f"Not above the accounted epsilon. {_power_text(scored, claimed, delta)}",
+        else f"Not above the accounted epsilon. {_power_text(scored, claimed, delta, alarm)}",
     )
 
 
@@ -185,16 +185,16 @@ def _one_run_rows(scored: Scores, config: Config, setting: str, alarm: float) ->
 SEES = "all opened sums (single messages where nothing seals them), the canaries, and the colluders' noise shares"
 
 
-def _power_text(scored: Scores, claimed: float, delta: float) -> str:
-    """Probability that this audit would have found half of the noise."""
+def _power_text(scored: Scores, claimed: float, delta: float, alarm: float) -> str:
+    """Probability that this audit would have raised an alarm of error probability ``alarm`` for half of the noise."""
     promised = mu_of_epsilon(claimed, delta)
     rates = {r.sampling.rate for r in scored.releases}
     shown = 2 * promised
     if rates != {1.0}:
         last = scored.releases[-1]
         shown = visible_mu(last.sampling.rate, last.effective_noise_multiplier / 2, last.count)
-    found = power_at(shown, promised, scored.root, len(scored.seen) - 2, 1 - LEVEL)
-    return f"Half the noise would have been found with probability {found:.2f}."
+    found = power_at(shown, promised, scored.root, len(scored.seen) - 2, alarm)
+    return f"Half the noise would have raised an alarm with probability {found:.2f}."
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,7 @@ from privet.attacks.planting import (
     canaries,
     canaries_of_statistics,
     with_canaries,
+    without_memory,
 )
 from privet.attacks.rehearsal import Rehearsed, Stage, plain_schedule, rehearse
 from privet.attacks.transcript import RoundSeen
@@ -31,6 +32,7 @@ from privet.work import LocalDpSgd
 BATCH = 64
 MOST_PARTIES = 8
 MOST_CANARIES = 256
+MOST_RUNS = 32
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,13 @@ def score(
         factors: Positions of each kind of factor.
         schedule: The codec of each round; one over a single tensor, without public records, when absent.
     """
+    config = without_memory(config)
     schedule = schedule or plain_schedule(config, [("w", (dimension,))], plan.rounds)
     if config.schedule.min_survivors is None and config.schedule.weights is None:
         parties = min(parties, MOST_PARTIES)
     stage = Stage(config, CanaryTrainer(dimension), np.zeros(dimension, np.float32), schedule, factors)
     planted = _planted(config, dimension, plan, schedule)
-    runs = max(1, plan.canaries // len(planted))
+    runs = max(1, min(MOST_RUNS, plan.canaries // len(planted)))
     parts = [_scored(stage, planted, parties, plan, number) for number in range(runs)]
     joined = {
         name: np.concatenate([getattr(p, name) for p in parts])
@@ -150,13 +153,16 @@ def _planted(config: Config, dimension: int, plan: Plan, schedule: CodecSchedule
 def _scored(stage: Stage, planted: list[Canary], parties: int, plan: Plan, number: int) -> Scores:
     """One run."""
     inside = np.random.default_rng([plan.seed, 1, number]).random(len(planted)) < 0.5
-    inside[:4] = (True, False, True, False)  # two of each at least, or there is nothing to compare
+    if number == 0:  # two of each at least where there are so many, or there is nothing to compare
+        inside[:4] = (True, False, True, False)[: len(planted)]
     colluders = _colluders(stage.config)
+    # Where neighbours differ by a replaced unit, a coin is between a canary and its opposite: twice as far apart.
+    replaced = stage.config.privacy is not None and stage.config.privacy.relation == "replace-one"
     homes = {c.id: colluders + i % (parties - colluders) for i, c in enumerate(planted)}
     records: dict[str, list[Canary]] = {f"silo{party}": [] for party in range(parties)}
     for canary, coin in zip(planted, inside, strict=True):
-        if coin:
-            records[f"silo{homes[canary.id]}"].append(canary)
+        if coin or replaced:
+            records[f"silo{homes[canary.id]}"].append(canary if coin else canary.opposite)
     rehearsed = rehearse(stage, records, rounds=plan.rounds, change=with_canaries, micro_batch=BATCH)
     ratios = np.zeros(len(planted))
     rounds = [seen for seen in rehearsed.transcript.rounds if seen.total is not None]

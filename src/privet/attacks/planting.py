@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.codecs.prior import StatisticsCode
-from privet.config import LocalConfig
+from privet.config import Config, LocalConfig
 from privet.pipeline import Floats, Pass, Units
 from privet.systems import System
 from privet.work import (
@@ -50,6 +50,11 @@ class Canary:
     dimension: int
     places: NDArray[np.int64]
     values: Floats
+
+    @property
+    def opposite(self) -> Canary:
+        """The record, or client, that pulls the other way: what a canary is replaced by."""
+        return replace(self, values=-self.values)
 
     @property
     def vector(self) -> Floats:
@@ -95,6 +100,15 @@ class CanaryClients:
         for start in range(0, len(canaries), place.micro_batch):
             part = canaries[start : start + place.micro_batch]
             yield Units(tuple(c.id for c in part), np.stack([c.vector for c in part]))
+
+
+def without_memory(config: Config) -> Config:
+    """The configuration without error feedback: a silo that stands for several clients has but one memory.
+
+    What is charged does not depend on it, since the clip comes after it.
+    """
+    codec = config.codec.model_copy(update={"error_feedback": False})
+    return config.model_copy(update={"codec": codec})
 
 
 def with_canaries(system: System) -> System:

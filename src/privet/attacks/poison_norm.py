@@ -26,7 +26,7 @@ import numpy as np
 
 from privet.attacks.canary_scores import BATCH, length_for
 from privet.attacks.finding import Finding
-from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries
+from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries, without_memory
 from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse
 from privet.attacks.transcript import InFront
 from privet.config import Config
@@ -73,6 +73,7 @@ def findings(
         factors: Positions of each kind of factor.
         seed: Draws directions.
     """
+    config = without_memory(config)
     plain = config.model_copy(update={"engine": config.engine.model_copy(update={"dropouts": ()})})
     trial = _Trial(everybody_in(plain, float(UNITS)), dimension, parties, factors, seed)
     return [trial.nan(), trial.long(), trial.replay()]

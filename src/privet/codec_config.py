@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from privet.config_section import Section
 
 Allocation = Literal["uniform", "by_std", "by_rate"]
 Scale = Literal["projection", "unbiased"]
 PublicSource = Literal["public_data", "self_generated"]
 
 
-class _Codec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+class _Codec(Section):
     allow_useless: bool = Field(
         False,
         description="Go on although the codec's measured fidelity is no better than random projection's "

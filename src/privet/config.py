@@ -8,28 +8,54 @@ answers at once. The reference in ``docs/config.md`` is generated from this sche
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from privet.codec_config import CodecConfig, IdentityCodec
+from privet.config_problems import Problem, problems_of_fields, truths_for_numbers
 from privet.config_rules import problems_of
+from privet.config_section import Section
+from privet.config_text import read_yaml, with_overrides
 from privet.data_config import DataConfig
 from privet.errors import PrivetError
 from privet.model_config import ModelConfig
 from privet.system_config import SystemConfig
 
+__all__ = [
+    "CkksSealing",
+    "Config",
+    "ConfigError",
+    "Dropout",
+    "EncryptedMaskedSealing",
+    "EncryptedSealing",
+    "EngineConfig",
+    "EvaluationConfig",
+    "LocalConfig",
+    "LoraConfig",
+    "MaskedSealing",
+    "NoSealing",
+    "OptimiserConfig",
+    "PrivacyConfig",
+    "Problem",
+    "Relation",
+    "ScheduleConfig",
+    "SealingConfig",
+    "Section",
+    "TopLayers",
+    "TrustConfig",
+    "Unit",
+    "load",
+    "parse",
+    "read_yaml",
+    "to_yaml",
+    "with_overrides",
+]
+
 Relation = Literal["add-remove", "zero-out", "replace-one"]
 Unit = Literal["record", "client"]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and an unknown key is a mistake."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TopLayers(Section):
@@ -283,22 +309,6 @@ class Config(Section):
         return self.privacy is not None and self.privacy.unit == "record"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One mistake in a configuration."""
-
-    path: str
-    message: str
-    given: object = None
-    allowed: str | None = None
-
-    def __str__(self) -> str:
-        """One line; the value is cut where it is long."""
-        given = "" if self.given is None else f" (given: {str(self.given)[:120]})"
-        allowed = f"; allowed: {self.allowed}" if self.allowed else ""
-        return f"{self.path}: {self.message}{given}{allowed}"
-
-
 class ConfigError(PrivetError):
     """All mistakes of a configuration file."""
 
@@ -312,65 +322,18 @@ class ConfigError(PrivetError):
         )
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        PrivetError: if it is missing, no YAML, or no mapping.
-    """
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise PrivetError(
-            "cannot be read", field=str(path), given=e.strerror, hint="check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        where = getattr(e, "problem_mark", None)
-        line = f"line {where.line + 1}, column {where.column + 1}" if where else "not UTF-8 text"
-        raise PrivetError("is not valid YAML", field=str(path), given=line, hint="mend that line") from None
-    if not isinstance(loaded, dict):
-        raise PrivetError("has no sections", field=str(path), hint="`privet init` writes an example")
-    return loaded
-
-
-def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """``raw`` with ``a.b=value`` assignments applied; values are YAML.
-
-    Raises:
-        PrivetError: if an assignment has no ``=`` or goes through something that is no section.
-    """
-    merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
-    for assignment in overrides:
-        path, separator, text = assignment.partition("=")
-        if not separator or not path:
-            raise PrivetError(
-                "is no assignment", field="--set", given=assignment, allowed="section.key=value"
-            )
-        *parents, last = path.split(".")
-        section = merged
-        for name in parents:
-            if section.get(name) is None:
-                section[name] = {}
-            if not isinstance(section[name], dict):
-                raise PrivetError(
-                    "is no section", field="--set", given=assignment, allowed="section.key=value"
-                )
-            section = section[name]
-        section[last] = yaml.safe_load(text)
-    return merged
-
-
 def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
     """A checked configuration.
 
     Raises:
         ConfigError: naming every mistake, those of single fields first, else those between fields.
     """
+    mistaken = list(truths_for_numbers(raw, Config))
     try:
         config = Config.model_validate(raw)
     except ValidationError as e:
-        raise ConfigError(source, [_problem(error) for error in e.errors(include_url=False)]) from None
-    problems = [Problem(*row) for row in problems_of(config)]
+        raise ConfigError(source, mistaken + problems_of_fields(e, Config)) from None
+    problems = mistaken or [Problem(*row) for row in problems_of(config)]
     if problems:
         raise ConfigError(source, problems)
     return config
@@ -388,15 +351,3 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 def to_yaml(config: Config) -> str:
     """The configuration with every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _problem(error: Any) -> Problem:
-    path = ".".join(str(part) for part in error["loc"]) or "config"
-    context = error.get("ctx", {})
-    allowed = context.get("expected") or context.get("expected_tags")
-    if error["type"] == "extra_forbidden":
-        return Problem(path, "unknown key", error.get("input"), "see docs/config.md")
-    if error["type"] == "missing":
-        return Problem(path, "is missing")
-    bounds = [f"{name} {context[name]}" for name in ("gt", "ge", "lt", "le") if name in context]
-    return Problem(path, error["msg"], error.get("input"), allowed or ", ".join(bounds) or None)

@@ -90,30 +90,31 @@ def _walk(model: type[BaseModel], path: str, kind: str | None) -> Iterator[Confi
         if name == "kind" and kind is not None:
             continue  # it stands in the section's own heading
         where = f"{path}.{name}" if path else name
-        models = list(_models(info.annotation))
+        models = list(models_of(info.annotation))
         rows.append(
             ConfigField(
                 where, kind, _type(info.annotation), _default(info), _bounds(info), _text(info, models)
             )
         )
-        below += [(child, where, _kind_of(child) if len(models) > 1 else None) for child in models]
+        below += [(child, where, kind_of(child) if len(models) > 1 else None) for child in models]
     yield ConfigSection(path, kind, _summary(model), tuple(rows))
     for child, where, its_kind in below:
         yield from _walk(child, where, its_kind)
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
     """The pydantic models that a value of this type may be, each once."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Annotated, Union, types.UnionType):
         for part in get_args(annotation):
-            yield from _models(part)
+            yield from models_of(part)
     elif get_origin(annotation) is tuple:
-        yield from _models(get_args(annotation)[0])
+        yield from models_of(get_args(annotation)[0])
 
 
-def _kind_of(model: type[BaseModel]) -> str | None:
+def kind_of(model: type[BaseModel]) -> str | None:
+    """The one value of a model's key ``kind``; ``None`` if it has no such key or several values."""
     info = model.model_fields.get("kind")
     values = get_args(info.annotation) if info and get_origin(info.annotation) is Literal else ()
     return str(values[0]) if len(values) == 1 else None
@@ -127,8 +128,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(f"`{_yaml(value)}`" for value in get_args(annotation))
     if origin in (Union, types.UnionType):
         parts = [part for part in get_args(annotation) if part is not type(None)]
-        if all(inspect.isclass(part) and issubclass(part, BaseModel) and _kind_of(part) for part in parts):
-            return "one of " + ", ".join(f"`kind: {_kind_of(part)}`" for part in parts)
+        if all(inspect.isclass(part) and issubclass(part, BaseModel) and kind_of(part) for part in parts):
+            return "one of " + ", ".join(f"`kind: {kind_of(part)}`" for part in parts)
         return " or ".join(dict.fromkeys(_type(part) for part in parts))
     if origin is tuple:
         return f"list of {_type(get_args(annotation)[0])}"

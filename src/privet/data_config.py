@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from privet.config_section import Section
 
 Domain: TypeAlias = Literal["tweets", "movie", "amazon", "nyt"]
 DOMAINS: tuple[Domain, ...] = ("tweets", "movie", "amazon", "nyt")
@@ -16,11 +18,7 @@ GROUPED_DOMAINS: frozenset[Domain] = frozenset({"amazon", "nyt"})
 """Domains whose sentences carry the number of the review or article that they are from."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PromptTemplate(_Section):
+class PromptTemplate(Section):
     """Plain text: a prompt and the completion to learn."""
 
     kind: Literal["prompt"] = Field(default="prompt", description="Prompt and completion as plain text.")
@@ -37,7 +35,7 @@ class PromptTemplate(_Section):
     )
 
 
-class ChatTemplate(_Section):
+class ChatTemplate(Section):
     """A conversation in the form of the tokenizer's own chat template; the last assistant turn is learned."""
 
     kind: Literal["chat"] = Field(description="The tokenizer's chat template.")
@@ -55,7 +53,7 @@ class ChatTemplate(_Section):
     )
 
 
-class ClassificationTemplate(_Section):
+class ClassificationTemplate(Section):
     """Classification by verbalisers: each label has a word, and only that word is learned."""
 
     kind: Literal["classification"] = Field(
@@ -106,20 +104,20 @@ SENTIMENT_TEMPLATE = ClassificationTemplate(
 )
 
 
-class ColumnPartition(_Section):
+class ColumnPartition(Section):
     """One silo for each value of a column, such as a hospital's name."""
 
     kind: Literal["column"] = Field(description="One silo for each value of a column.")
     column: str = Field(description="Column whose values name the silos.")
 
 
-class FilePartition(_Section):
+class FilePartition(Section):
     """One silo for each file, named like the file."""
 
     kind: Literal["file"] = Field(description="One silo for each file.")
 
 
-class IidPartition(_Section):
+class IidPartition(Section):
     """Records dealt to silos at random, in equal shares."""
 
     kind: Literal["iid"] = Field(description="Records dealt at random in equal shares.")
@@ -127,7 +125,7 @@ class IidPartition(_Section):
     seed: int = Field(default=0, ge=0, description="Public seed of the dealing.")
 
 
-class DirichletPartition(_Section):
+class DirichletPartition(Section):
     """Label skew: each label's records in shares drawn from Dirichlet(alpha) (arXiv 1905.12022)."""
 
     kind: Literal["dirichlet"] = Field(description="Each label's records shared out by a Dirichlet draw.")
@@ -142,7 +140,7 @@ class DirichletPartition(_Section):
     seed: int = Field(default=0, ge=0, description="Public seed of the draw.")
 
 
-class BlockPartition(_Section):
+class BlockPartition(Section):
     """Many silos: each value of a column is cut into blocks of whole groups, in proportion to its records."""
 
     kind: Literal["blocks"] = Field(description="Values of a column cut into blocks of whole groups.")
@@ -151,7 +149,7 @@ class BlockPartition(_Section):
     seed: int = Field(default=0, ge=0, description="Public seed of the order in which groups are dealt.")
 
 
-class GroupPartition(_Section):
+class GroupPartition(Section):
     """One silo for each group, e.g. one client an article (cross-device simulation)."""
 
     kind: Literal["group"] = Field(description="One silo for each group.")
@@ -166,7 +164,7 @@ Partition: TypeAlias = Annotated[
 ]
 
 
-class Split(_Section):
+class Split(Section):
     """Shares of the groups (of the records, without groups) held out, chosen by a hash of the group."""
 
     test: float = Field(default=0.1, ge=0, le=0.5, description="Share of the groups held out as test data.")
@@ -189,7 +187,7 @@ class Split(_Section):
     seed: int = Field(default=0, ge=0, description="Public seed of the hash.")
 
 
-class _Source(_Section):
+class _Source(Section):
     max_length: int = Field(
         default=128,
         ge=8,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from privet.config_section import Section
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 SMALL_MODEL = "small"
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Section):
     """A causal language model and how it is loaded. Nothing here affects privacy."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(
         default=EMBEDDED_MODEL,

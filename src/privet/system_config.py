@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from privet.config_section import Section
 
 Prior = Literal["mean", "mean_std", "moments"]
 Groups = Literal["tensor", "kind", "all"]
 
 
-class _System(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+class _System(Section):
     @property
     def preparation_rounds(self) -> int:
         """Rounds before the first, whose releases the codec is made from."""
@@ -40,10 +40,8 @@ class HedgeConfig(_System):
     kind: Literal["hedge"] = "hedge"
 
 
-class OwnMask(BaseModel):
+class OwnMask(Section):
     """What the faithful setting prunes: each client the smallest coordinates of its own update, sent as zeros."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     start_round: int = Field(40, ge=0, description="Round before which nothing is pruned.")
     start: float = Field(0.2, ge=0, lt=1, description="Share pruned at the start round.")
@@ -77,10 +75,8 @@ class CgFedLlmConfig(_System):
         return self.collections
 
 
-class StatisticsConfig(BaseModel):
+class StatisticsConfig(Section):
     """Stage 1 of DR-Encoder: what is asked of the clients' updates before the codec is made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     releases: int = Field(3, ge=1, description="Releases E of noisy statistics, whose mean counts.")
     prior: Prior = Field(

@@ -84,8 +84,9 @@ def test_validate_lists_all_mistakes_with_path_value_and_what_is_allowed(tmp_pat
     assert code == 2
     assert set(problems) == {"schedule.rounds", "privacy.unit", "lora.rnk"}
     assert problems["schedule.rounds"]["given"] == "-3"
-    assert problems["schedule.rounds"]["allowed"] == "ge 1"
+    assert problems["schedule.rounds"]["allowed"] == "≥ 1"
     assert "record" in problems["privacy.unit"]["allowed"]
+    assert problems["lora.rnk"]["allowed"].startswith("rank (nearest)")
 
 
 def test_validate_takes_overrides(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_every_mistake_of_single_fields_comes_at_once() -> None:
     assert len(found) == 8
     assert found["schedule.rounds"].given == 0
     assert "1" in found["schedule.rounds"].allowed
-    assert "lt 1" in found["privacy.delta"].allowed
+    assert "< 1" in found["privacy.delta"].allowed
     assert "freeze_a" in found["lora.factors"].allowed
     assert found["privacy.epsilon"].message == "unknown key"
     assert found["colour"].message == "unknown key"
@@ -58,6 +58,61 @@ def test_numbers_are_finite(key: str, value: str) -> None:
     """A NaN passes every comparison that looks for a mistake, and YAML has a word for it."""
     assert key in " ".join(problems(with_overrides(RAW, [f"{key}={value}"])))
     assert "schedule.weights.1" in problems(with_overrides(RAW, [f"schedule.weights=[0.5, {value}]"]))
+
+
+def test_paths_are_those_of_the_file_and_each_stands_once() -> None:
+    """No name of a kind or of a type of the schema gets into a path, wherever a key may be several things."""
+    raw = with_overrides(
+        RAW,
+        [
+            "data={kind: jsonl, path: x, test_public: maybe, template: {kind: classification, verbalisers: {a: 1}}}",
+            "schedule.server.learning_rte=1",
+            "lora.layers=topp",
+            "privacy.clip_norm=abc",
+            "schedule.weights=[1, a]",
+            "sealing.kind=maskd",
+            "codec={ratio: 3}",
+        ],
+    )
+    found = problems(raw)
+    assert set(found) == {
+        "data.test_public",
+        "data.template.verbalisers.a",
+        "schedule.server.learning_rte",
+        "lora.layers",
+        "privacy.clip_norm",
+        "schedule.weights.1",
+        "sealing.kind",
+        "codec.kind",
+    }
+    assert found["schedule.server.learning_rte"].allowed.startswith("learning_rate (nearest), kind")
+    assert found["lora.layers"].allowed == "a section, with its keys indented below or 'all' or a list"
+    assert found["privacy.clip_norm"].allowed == "a number or 'public'"
+    assert found["sealing.kind"].given == "maskd"
+    assert found["sealing.kind"].allowed.startswith("masked (nearest), none")
+    assert "random_projection" in found["codec.kind"].allowed
+    assert not any("Input should" in str(problem) for problem in found.values())
+
+
+def test_yes_is_no_number_and_infinity_no_bound() -> None:
+    raw = with_overrides(
+        RAW, ["schedule.rounds=yes", "schedule.server.learning_rate=true", "privacy.target_epsilon=.inf"]
+    )
+    found = problems(raw)
+    assert set(found) == {"schedule.rounds", "schedule.server.learning_rate", "privacy.target_epsilon"}
+    assert found["schedule.rounds"].allowed == "a whole number"
+    assert found["privacy.target_epsilon"].allowed == "a finite number"
+    assert parse(with_overrides(RAW, ["engine.diagnostics=false"])).engine.diagnostics is False
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("privacy:\n  delta: 1.0e-5\n  unit: record\n  delta: 0.1\n", encoding="utf-8")
+    with pytest.raises(PrivetError) as caught:
+        read_yaml(path)
+    assert caught.value.given == "line 4, column 3: the key 'delta' stands in line 2 already"
+    path.write_text("a: &a {x: 1}\nb: {<<: *a, x: 2}\n", encoding="utf-8")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": {"x": 2}}
 
 
 def test_a_long_value_is_cut() -> None:
@@ -84,7 +139,7 @@ def test_a_yaml_mistake_is_placed_and_bytes_that_are_no_text_too(tmp_path: Path)
     path.write_text("system:\n  kind: hedge\n bad: 1\n", encoding="utf-8")
     with pytest.raises(PrivetError) as caught:
         read_yaml(path)
-    assert caught.value.given == "line 3, column 2"
+    assert str(caught.value.given).startswith("line 3, column 2: expected")
     path.write_bytes(b"\xff\xfe\x00system")
     with pytest.raises(PrivetError) as caught:
         read_yaml(path)

@@ -85,7 +85,8 @@ def validate(config: ConfigArgument, set_: SetOption = None, json_: JsonOption =
 
 def describe(config: Config) -> str:
     """A configuration in one line."""
-    parts = [config.system.kind, f"{config.schedule.rounds} rounds", f"model {config.model.name}"]
+    rounds = f"{config.schedule.rounds} round{'s' if config.schedule.rounds != 1 else ''}"
+    parts = [config.system.kind, rounds, f"model {config.model.name}"]
     privacy = config.privacy
     if privacy is None:
         parts.append("no privacy guarantee")

@@ -172,7 +172,7 @@ class Blueprint:
             self.roster,
             sum_field(self.resolved, len(self.initial)),
             self.resolved.trust.min_survivors,
-            fresh_noise=self.resolved.system.mechanism is not None,
+            fresh_noise=self.resolved.system.always_noised,
             insecure_test_seed=config.insecure_test_seed is not None,
         )
 

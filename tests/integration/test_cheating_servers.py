@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.encoder import encoder, encoder_federation
 from support.toy import DIMENSION, Floats, WideTrainer, config, examples, federation, split
 
 from privet.federation import Federation
@@ -100,3 +101,31 @@ def test_the_same_round_is_not_opened_again_without_one_client() -> None:
     assert f.engine.run(attempt(2, tuple(f.clients))).survivors == first.survivors, (
         "the same set tells nothing new"
     )
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_exact_statistics_beside_noisy_codes_are_not_opened_again_without_one_client(faithful: bool) -> None:
+    """The noise of stage 2 does not make another contribution of what stage 1 sends as it is."""
+    system = {"kind": "dr_encoder", "faithful": faithful}
+    f = encoder_federation(encoder(system=system, schedule={"min_survivors": 4}), parties=5)
+    f.engine.run(f.server._enrol())
+
+    def attempt(number: int, parties: tuple[int, ...]) -> Steps[Any]:
+        round_id = RoundId(0, number)
+        yield from f.server.sealing.prepare(round_id)
+        question: Any = {"number": 0, "attempt": number, **f.server._broadcast(parties)}
+        message = replace(f.server.messages[ROUND], reply=f.server.answer(f.server.size))
+        replies = yield Ask(ROUND, question, to=parties, message=message)
+        return (yield from f.server.sealing.open(round_id, f.server.size, dict(replies.ok), digest(question)))
+
+    everybody = tuple(f.clients)
+    others = tuple(p for p in everybody if p != TARGET)
+    assert f.engine.run(attempt(0, everybody)).survivors == everybody
+    for client in f.clients.values():
+        honest = client.sealing.seal
+        client.sealing.seal = lambda r, v, *rest, honest=honest: honest(r, v + 1, *rest)  # type: ignore[method-assign]  # rounds anew
+    if faithful:
+        with pytest.raises(RoundAborted, match="opened-before"):
+            f.engine.run(attempt(1, others))
+    else:
+        assert f.engine.run(attempt(1, others)).survivors == others, "fresh noise, and another charge"

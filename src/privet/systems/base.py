@@ -65,6 +65,12 @@ class System:
         if self.mechanism is not None:
             yield self.mechanism
 
+    @property
+    def always_noised(self) -> bool:
+        """Whether every contribution holds noise, in the preparation too."""
+        prepared = self.preparation is None or self.preparation.system.always_noised
+        return prepared and self.mechanism is not None
+
     def describe(self) -> str:
         """The mechanism in words, for the privacy statement."""
         if self.preparation is not None:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from privet.cli.app import app
+from privet.cli.auditing import ATTACKS as KNOWN
 from privet.model_card import model_card
 from privet.report import RunRecord
 
@@ -46,6 +47,17 @@ def audited(*arguments: str) -> dict[str, Any]:
     assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def test_an_attack_that_does_not_exist_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    """Nothing attacked would read as no alarm."""
+    (tmp_path / "run.yaml").write_text(CONFIG, encoding="utf-8")
+    done = CliRunner().invoke(app, ["audit", str(tmp_path / "run.yaml"), "--only", "invret", "--json"])
+    assert done.exit_code == 2
+    error = json.loads(done.stdout)["error"]
+    assert (error["field"], error["given"]) == ("--only", "invret")
+    assert all(any(name.startswith(group) for group in KNOWN) for name in ATTACKS)
+    assert all(group in error["allowed"] for group in KNOWN)
 
 
 def test_a_finished_run_is_attacked_and_its_pages_say_so(run: Path) -> None:

@@ -19,6 +19,9 @@ from privet.cli.app import (
 )
 from privet.errors import PrivetError
 
+# Names, or beginnings of names, that `--only` may give; the suite's own order.
+ATTACKS = ("audit", "poison", "mia.gradient", "mia.statistics", "mia.model", "invert")
+
 
 @app.command()
 def audit(
@@ -46,6 +49,11 @@ def audit(
 
     if suite not in ("quick", "full"):
         raise PrivetError("there is no such suite", field="--suite", given=suite, allowed="quick, full")
+    for name in only or ():
+        if not any(name.startswith(known) or known.startswith(name) for known in ATTACKS):
+            raise PrivetError(
+                "there is no such attack", field="--only", given=name, allowed=", ".join(ATTACKS)
+            )
     path = Path(target)
     from privet.report import RunRecord, write_report
     from privet.report.record import find
@@ -87,6 +95,10 @@ def audit(
 
 
 def _closing(found: dict[str, Any]) -> str:
+    if not found["findings"]:
+        return (
+            "Nothing was attacked: no such attack applies to this configuration. This says nothing about it."
+        )
     if found["alarms"]:
         return f"{found['alarms']} alarm(s): something is more visible than what was promised. Do not release this run."
     return (

@@ -117,7 +117,7 @@ def other_configuration(path: Path, held: str, asked: str) -> PrivetError:
         field=str(path),
         given=f"configuration {asked[:12]}…",
         allowed=f"configuration {held[:12]}…, with which the run was started",
-        hint="resume with the config.yaml of the run's folder, or start a new run with --out",
+        hint="give the same file and the same --set as at the start, or start a new run with --out",
     )
 
 

@@ -139,6 +139,8 @@ def _build(config: Config, source: Path | str) -> Described:
             "the model's configuration cannot be read",
             field="model.name",
             given=config.model.name,
-            hint=str(error).splitlines()[0][:200] if str(error) else "check the folder",
+            allowed="smollm2-135m-instruct, small, a folder in Hugging Face format, a .gguf file, or a hub name",
+            hint="check the spelling; a hub name needs a network or Hugging Face's cache"
+            + (f" ({str(error).splitlines()[0][:200]})" if str(error) else ""),
         ) from None
     return Described.of(model)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privet.cli.app import MISTAKE, JsonOption, SetOption, answer, app, say, show, stdout_is_for_answers
+from privet.cli.app import (
+    MISTAKE,
+    JsonOption,
+    SetOption,
+    answer,
+    app,
+    say,
+    show,
+    stderr_console,
+    stdout_is_for_answers,
+)
 from privet.errors import PrivetError
 from privet.report import numbers
 
@@ -121,11 +131,12 @@ def plan(
     from privet.config import load
 
     loaded = load(config, set_ or ())
-    with stdout_is_for_answers():
+    with stderr_console().status("calculating ε and costs") as status, stdout_is_for_answers():
         measured = None
         if measure:
             from privet.public_clip import public_signal
 
+            status.update("measuring on the public records")
             measured = public_signal(loaded)
         made: dict[str, Any] = planning.make(loaded, epsilon, measured).as_dict()
     if json_:

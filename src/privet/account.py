@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from privet.config import Problem, Section, read_yaml
+from privet.config_problems import wrong_value
 from privet.errors import PrivetError
 from privet.privacy.accountants import accountant_version, compute
 from privet.privacy.events import (
@@ -191,7 +192,7 @@ def _follows(error: Any) -> bool:
 
 def _problem(error: Any) -> Problem:
     path = ".".join(str(part) for part in error["loc"] if part not in _TAGS) or "file"
-    context, given = error.get("ctx", {}), error.get("input")
+    context = error.get("ctx", {})
     if error["type"] == "union_tag_invalid":
         tag, allowed = context["tag"], context["expected_tags"].replace("'", "")
         if path.endswith("sampling"):
@@ -202,8 +203,5 @@ def _problem(error: Any) -> Problem:
     if error["type"] in ("missing", "union_tag_not_found"):
         return Problem(path if error["type"] == "missing" else f"{path}.kind", "is missing")
     if error["type"] == "extra_forbidden":
-        return Problem(path, "unknown key", given)
-    if error["type"] == "value_error":
-        return Problem(path, error["msg"].removeprefix("Value error, "))
-    bounds = [f"{name} {context[name]}" for name in ("gt", "ge", "lt", "le") if name in context]
-    return Problem(path, error["msg"], given, context.get("expected") or ", ".join(bounds) or None)
+        return Problem(path, "unknown key", error.get("input"))
+    return wrong_value(path, error)

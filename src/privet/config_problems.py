@@ -97,6 +97,12 @@ def _problem(error: Any, model: type[BaseModel]) -> Problem:
             tags = [name for name in (kind_of(found) for found in _models_at(error["loc"], model)) if name]
             return Problem(f"{path}.kind", "is missing", None, ", ".join(tags))
         return Problem(f"{path}.kind", "there is no such kind", tag, _nearest(str(tag), tags))
+    return wrong_value(path, error)
+
+
+def wrong_value(path: str, error: Any) -> Problem:
+    """A mistake of one value: its type, its bounds, or a rule of its section."""
+    given, kind, context = error.get("input"), str(error["type"]), error.get("ctx", {})
     if expected := context.get("expected"):
         return Problem(path, "is none of what may stand here", given, expected)
     if bounds := [f"{sign} {context[name]:g}" for name, sign in SIGNS.items() if name in context]:

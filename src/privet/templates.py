@@ -22,6 +22,10 @@ class RowError(ValueError):
     """A row that does not fit the template. The message names columns and types, never what a row says."""
 
 
+class LabelError(RowError):
+    """A row whose label has no verbaliser."""
+
+
 def columns(text: str) -> list[str]:
     """Names of the columns that a template's text asks for.
 
@@ -88,13 +92,14 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
         group: What it belongs to.
 
     Raises:
-        RowError: if a column is missing, a label has no verbaliser, or a conversation has no answer.
+        LabelError: if a label has no verbaliser.
+        RowError: if a column is missing, or a conversation has no answer.
     """
     if isinstance(template, ClassificationTemplate):
         labels = list(template.verbalisers)
         given = _text(row, template.label)
         if given not in template.verbalisers:
-            raise RowError(f"column '{template.label}' holds a label without a verbaliser")
+            raise LabelError(f"column '{template.label}' holds a label without a verbaliser")
         prompt, completion = fill(template.prompt, row), template.verbalisers[given]
         return Record(record_id, prompt, completion, labels.index(given), group, row)
     if isinstance(template, ChatTemplate) and template.messages is not None:

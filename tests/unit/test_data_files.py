@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.records import PAIRS, config, every_record, pairs, write_jsonl
 
 from privet.data.load import load
 from privet.data.near_duplicates import normalise
+from privet.data_config import ClassificationTemplate
 from privet.errors import PrivetError
 
 
@@ -97,6 +99,22 @@ def test_broken_csv_names_the_line_where_the_row_begins(tmp_path: Path) -> None:
     with pytest.raises(PrivetError, match="2 broken rows") as caught:
         load(config(kind="csv", path=str(path), template=PAIRS))
     assert "line 4: 1 values for 2 columns; line 5: 3 values" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ("", "line 3: a quote opens in this row and is never closed: the 5 lines after it went with it"),
+        ('"closed?",no\n', "line 3: not valid CSV .*, in the 6 lines that a quote in this row took with it"),
+    ],
+)
+def test_an_open_quote_is_named_with_what_it_swallowed(tmp_path: Path, after: str, message: str) -> None:
+    """The parser finds it out at the end of the file, or where another quote opens; the mistake is where it began."""
+    path = tmp_path / "rows.csv"
+    path.write_text('question,answer\nfine?,yes\n"open?,yes\n' + "fine?,yes\n" * 5 + after)
+    with pytest.raises(PrivetError, match="1 broken row") as caught:
+        load(config(kind="csv", path=str(path), template=PAIRS))
+    assert re.search(message, str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -194,3 +212,15 @@ def test_users_keep_their_near_duplicates_unless_they_ask(tmp_path: Path) -> Non
     removed = load(config(**facts, remove_near_duplicates=True))
     assert removed.report.dropped == {"near-duplicate of a record without group": 20 - removed.size}
     assert removed.size <= 10
+
+
+def test_a_label_without_a_verbaliser_is_told_beside_those_that_have_one(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "yes"}, {"text": "b", "label": "Yes"}])
+    template = ClassificationTemplate(
+        kind="classification", prompt="{text}", label="label", verbalisers={"yes": " yes", "no": " no"}
+    )
+    with pytest.raises(PrivetError, match="1 broken row") as caught:
+        load(config(kind="jsonl", path=str(tmp_path / "rows.jsonl"), template=template.model_dump()))
+    assert caught.value.allowed == "labels 'yes', 'no'"
+    assert "line 2" in str(caught.value.given)
+    assert "Yes" not in str(caught.value.given)  # what a row says is shown nowhere

@@ -14,6 +14,7 @@ from privet.data.sources import Broken, Row, rows_of_files, rows_of_hub
 from privet.data.split import PARTS, Part, part_of
 from privet.data_config import (
     BlockPartition,
+    ClassificationTemplate,
     ColumnPartition,
     CsvData,
     DataConfig,
@@ -24,7 +25,7 @@ from privet.data_config import (
     SentimentData,
 )
 from privet.fetch import Progress, sentiment_dir
-from privet.templates import RowError, choices, content, fill, render
+from privet.templates import LabelError, RowError, choices, content, fill, render
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ def _render_all(
             entries.append(_Entry(record, content(row.columns, config.template)))
         except RowError as error:
             broken.add(row.place, str(error))
+            if isinstance(error, LabelError) and isinstance(config.template, ClassificationTemplate):
+                broken.allowed = "labels " + ", ".join(map(repr, config.template.verbalisers))
     broken.check()
     return entries
 

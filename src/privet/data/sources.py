@@ -41,10 +41,14 @@ class Broken:
     Args:
         source: The file.
         left_out: Where broken rows are put down, if they are to be left out; else one of them refuses the file.
+
+    Attributes:
+        allowed: What the configuration takes, for the message, where that helps.
     """
 
     def __init__(self, source: str, left_out: list[str] | None = None) -> None:
         self.source, self._left_out = source, left_out
+        self.allowed: str | None = None
         self._found: list[str] = []
 
     def add(self, place: str, what: str) -> None:
@@ -68,6 +72,7 @@ class Broken:
             f"{len(self._found)} broken row{'s' if len(self._found) > 1 else ''}",
             field=self.source,
             given="; ".join(shown),
+            allowed=self.allowed,
             hint="mend or remove these lines; rows are never skipped silently",
         )
 
@@ -179,7 +184,7 @@ def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tup
             except StopIteration:
                 break
             except csv.Error as error:
-                broken.add(f"line {start}", f"not valid CSV ({error})")
+                broken.add(f"line {start}", _csv_mistake(error, reader.line_num - start))
                 continue
             if len(values) == len(header):
                 rows.append((start, dict(zip(header, values, strict=True))))
@@ -187,6 +192,14 @@ def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tup
                 broken.add(f"line {start}", f"{len(values)} values for {len(header)} columns")
     broken.check()
     yield from rows
+
+
+def _csv_mistake(error: csv.Error, more: int) -> str:
+    """What a person has to look for; an open quote swallows lines, and the parser only sees where that ends."""
+    if str(error) == "unexpected end of data":
+        return f"a quote opens in this row and is never closed: the {more} lines after it went with it"
+    swallowed = f", in the {more} lines that a quote in this row took with it" if more > 0 else ""
+    return f"not valid CSV ({error}{swallowed})"
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -158,7 +158,9 @@ def _scored(stage: Stage, planted: list[Canary], parties: int, plan: Plan, numbe
     colluders = _colluders(stage.config)
     # Where neighbours differ by a replaced unit, a coin is between a canary and its opposite: twice as far apart.
     replaced = stage.config.privacy is not None and stage.config.privacy.relation == "replace-one"
-    homes = {c.id: colluders + i % (parties - colluders) for i, c in enumerate(planted)}
+    weights = stage.config.schedule.weights
+    heaviest = [p for p in range(colluders, parties) if not weights or weights[p] == max(weights[colluders:])]
+    homes = {c.id: heaviest[i % len(heaviest)] for i, c in enumerate(planted)}
     records: dict[str, list[Canary]] = {f"silo{party}": [] for party in range(parties)}
     for canary, coin in zip(planted, inside, strict=True):
         if coin or replaced:

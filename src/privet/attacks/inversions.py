@@ -86,7 +86,7 @@ class Inversions:
         """What is opened under the run's noise: single messages where nothing seals them, else the sum."""
         if self.config.privacy is None:
             return []
-        prepared, trials = self.prepared, []
+        prepared, trials, reason = self.prepared, [], None
         plain = self.config.sealing.kind == "none"
         config = control.noised(
             self.config, control.clip_norm(self.config, prepared), float(min(self.parties, 4))
@@ -94,7 +94,7 @@ class Inversions:
         for number in range(count):
             records = self.pick(1, 40 + number)
             done = prepared.rehearse(config, records)
-            seen = control.last_round(done)
+            seen, reason = control.last_round(done), done.ledger.epsilon().reason
             decoys = [self.pick(1, 100 + DECOYS * number + i) for i in range(DECOYS)]
             assert seen.total is not None, "the last opened round has a sum"
             if not plain:
@@ -108,7 +108,7 @@ class Inversions:
                 trials.append(invert_tokens.trial(prepared, message, own, [each[name] for each in decoys]))
         sees = "one client's message" if plain else "the opened sum"
         setting = "this run's system, seal and noise; a record of each client in every round"
-        return [invert_tokens.against_prior(setting, trials, sees=sees, alarm=self.alarm)]
+        return [invert_tokens.against_prior(setting, trials, sees=sees, alarm=self.alarm, reason=reason)]
 
     def protected(self, count: int) -> Finding:
         """The one row that says what is left under all of the run's protections."""

@@ -133,7 +133,7 @@ def against_prior(
     *,
     sees: str,
     alarm: float,
-    attack: str = "invert.tokens",
+    reason: str | None,
 ) -> Finding:
     """Recall under noise beside that of an attacker without the message.
 
@@ -144,14 +144,15 @@ def against_prior(
         trials: What each trial named, and whom it could have named.
         sees: What the attacker sees.
         alarm: Probability that an attacker who learns nothing is called a leak, at most.
-        attack: Name of the attack.
+        reason: Why the run claims no epsilon, where it claims none: then more tokens than that break no promise.
     """
     found = statistics.mean(np.array([trial.recall for trial in trials]))
     without = float(np.mean([trial.prior for trial in trials]))
     p = statistics.stands_out([trial.recall for trial in trials], [trial.decoys for trial in trials])
     beyond = p <= alarm
+    more = "More tokens come out than an attacker without the message names"
     return Finding(
-        attack,
+        "invert.tokens",
         setting,
         sees,
         "recall of private tokens",
@@ -160,9 +161,11 @@ def against_prior(
         found.high,
         "95 %, Hoeffding, over trials",
         f"{len(trials)} trials",
-        "alarm" if beyond else "holds",
+        "holds" if not beyond else "leaks" if reason else "alarm",
         without,
-        "More tokens come out than an attacker without the message names."
+        f"{more}. No epsilon is claimed: {reason}."
+        if beyond and reason
+        else f"{more}."
         if beyond
         else f"Not above other records of the same silos (p = {p:.2f}, exact permutation test); an attacker without "
         f"the message names {without:.2f} of them. That proves no privacy: the epsilon does, or nothing.",

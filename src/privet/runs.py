@@ -48,6 +48,7 @@ from privet.run_folder import (
 from privet.server import Server
 
 SCHEMA = 1
+STATEMENTS = ("privacy.json", "dp_event.json", "result.json", "report.html", "audit.json")
 _DISK = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 )
@@ -162,6 +163,11 @@ class _Run:
             layout=layout_of(material),
         )
 
+    def _withdraw(self) -> None:
+        """Take back what a run that had stopped says of itself, before anything more is released."""
+        for name in STATEMENTS:
+            (self.folder / name).unlink(missing_ok=True)
+
     def _rehearse(self, resolved: Resolved, material: Material) -> None:
         """Refuse a codec that would be useless while nothing is released yet."""
         preparation = resolved.system.preparation
@@ -185,6 +191,7 @@ class _Run:
         totals = checkpoint.restore(self.folder, federation.server, config=self.hash)
         if totals is not None:
             self.totals = totals
+        self.charged_before = federation.server.progress.charged
         federation.engine.bytes_up = self.totals["bytes_up"]
         federation.engine.bytes_down = self.totals["bytes_down"]
         done = federation.server.progress.number
@@ -225,6 +232,8 @@ class _Run:
         }
 
     def _save(self, server: Server) -> None:
+        if server.progress.charged != self.charged_before:
+            self._withdraw()
         self._take_totals()
         checkpoint.save(self.folder, server, config=self.hash, totals=self.totals)
 

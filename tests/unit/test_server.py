@@ -185,9 +185,34 @@ def test_a_budget_stops_the_run_before_the_release(
     assert worst == (pytest.approx(costs[1]) if affordable else 0)
     assert len(rows(tmp_path) if affordable else []) == affordable
     asked, before = config(**real, privacy={"max_epsilon": budget}), adapter(tmp_path / "run")
+    (tmp_path / "run" / "audit.json").write_text("{}")
     again = privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True)
     assert again["stopped"] == result["stopped"]
     assert adapter(tmp_path / "run") == before
+    assert (tmp_path / "run" / "audit.json").exists(), "nothing was released that it does not know of"
+
+
+def test_a_run_that_goes_on_after_it_stopped_keeps_no_statement_of_less_than_it_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it goes on, its folder would else promise the epsilon of the rounds before the stop."""
+
+    def killed(kind: str, facts: dict[str, Any]) -> None:
+        if kind == "round" and facts["round"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(privet.cast, "gather", gatherer(4))
+    drop = {"dropouts": [{"round": 1, "party": 2, "before": "round"}]}
+    broken = config(insecure_test_seed=None, schedule={"rounds": 5}, engine=drop)
+    stopped = privet.runs.start(broken, to_yaml(broken), tmp_path / "run")
+    assert "failed 3 times" in stopped["stopped"]
+    before = json.loads((tmp_path / "run" / "privacy.json").read_text())["epsilon"]["server"]["value"]
+    asked = config(insecure_test_seed=None, schedule={"rounds": 5})
+    with pytest.raises(KeyboardInterrupt):
+        privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True, observe=killed)
+    assert not {p.name for p in (tmp_path / "run").iterdir()} & {*privet.runs.STATEMENTS}
+    privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run" / "privacy.json").read_text())["epsilon"]["server"]["value"] > before
 
 
 @pytest.mark.parametrize("parties", [3, 5])

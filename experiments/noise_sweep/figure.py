@@ -54,8 +54,12 @@ def main() -> None:
                 right.plot(*zip(*search, strict=True), ls=style, color=f"C{index}", marker=".")
     right.axhline(base["validation_nll"], color="grey", ls="--")
     right.set_xscale("log", base=2)
+    rates = sorted({r["rate"] for r in rows} - {0.0})
+    right.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    lowest = min(r["validation_nll"] for r in rows)
+    right.set_ylim(lowest - 0.01, 2 * base["validation_nll"] - lowest + 0.04)
     right.set_xlabel("server rate (one grid for all)")
-    right.set_ylabel("validation loss, nats")
+    right.set_ylabel("validation loss, nats (what is far above is cut off)")
     names = ["none" if e is None else f"{e:g}" for e in epsilons]
     right.set_title("search, one seed; dotted to solid: ε = " + ", ".join(names), fontsize=9)
     right.grid(alpha=0.3)

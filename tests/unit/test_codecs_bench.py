@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_a_size_that_the_adapter_does_not_allow_is_left_out_and_said() -> None:
     found = bench_codecs(updates(), ratios=(10,), noises=(0.0,), progress=told.append)
     assert [line for line in told if line.startswith("autoencoder conv: left out")]
     assert not [row for row in found if row["codec"] == "autoencoder conv"]
+
+
+def test_it_says_how_far_the_collecting_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def collect(config: UpdateSetConfig, folder: Path, told: Callable[[str, int, int], None]) -> UpdateSet:
+        for at in range(25):
+            told("updates", at, 25)
+        return updates()
+
+    told: list[str] = []
+    monkeypatch.setattr("privet.bench_codecs.load_or_collect", collect)
+    bench_codecs(ratios=(), noises=(0.0,), progress=told.append)
+    assert told[:4] == ["updates: 0 of 25", "updates: 10 of 25", "updates: 20 of 25", "identity"]
 
 
 def test_the_records_behind_updates_are_drawn() -> None:

@@ -88,6 +88,21 @@ def test_a_configuration_is_attacked_before_it_runs(run: Path) -> None:
     assert sorted(path.name for path in run.parent.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "{kind: public_subspace, size: 16, updates: 16, allow_useless: true}",
+        "{kind: top_k, ratio: 8, allow_useless: true}",
+    ],
+)
+def test_codecs_of_public_records_are_attacked_too(run: Path, codec: str) -> None:
+    path = str(run.parent / "small.yaml")
+    found = audited(path, "--only", "poison", "--only", "audit", "--set", f"codec={codec}")
+    assert [row["attack"] for row in found["findings"][-3:]] == ["poison.norm"] * 3
+    assert any(row["attack"] == "audit.canary" for row in found["findings"])
+    assert found["alarms"] == 0
+
+
 def test_a_run_is_audited_as_it_ran(run: Path) -> None:
     done = CliRunner().invoke(app, ["audit", str(run), "--set", "privacy.noise_multiplier=9"])
     assert done.exit_code != 0

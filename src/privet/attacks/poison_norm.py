@@ -29,6 +29,7 @@ from privet.attacks.finding import Finding
 from privet.attacks.planting import Canary, CanaryTrainer, canaries, with_canaries, without_memory
 from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse
 from privet.attacks.transcript import InFront
+from privet.codec_schedule import CodecSchedule
 from privet.config import Config
 from privet.engines.local import LocalEngine
 from privet.errors import PrivetError
@@ -62,7 +63,13 @@ class Replaying:
 
 
 def findings(
-    config: Config, dimension: int, parties: int, *, factors: Factors = (), seed: int = 0
+    config: Config,
+    dimension: int,
+    parties: int,
+    *,
+    factors: Factors = (),
+    schedule: CodecSchedule | None = None,
+    seed: int = 0,
 ) -> list[Finding]:
     """Three misbehaviours in one round each, and what became of the sum.
 
@@ -71,11 +78,13 @@ def findings(
         dimension: Trained values D.
         parties: Enrolled clients.
         factors: Positions of each kind of factor.
+        schedule: The codec of each round; one over a single tensor, without public records, when absent.
         seed: Draws directions.
     """
     config = without_memory(config)
     plain = config.model_copy(update={"engine": config.engine.model_copy(update={"dropouts": ()})})
-    trial = _Trial(everybody_in(plain, float(UNITS)), dimension, parties, factors, seed)
+    schedule = schedule or plain_schedule(config, [("w", (dimension,))], 1)
+    trial = _Trial(everybody_in(plain, float(UNITS)), dimension, parties, factors, schedule, seed)
     return [trial.nan(), trial.long(), trial.replay()]
 
 
@@ -85,6 +94,7 @@ class _Trial:
     dimension: int
     parties: int
     factors: Factors
+    schedule: CodecSchedule
     seed: int
 
     @property
@@ -193,9 +203,8 @@ class _Trial:
             f"silo{p}": list(own.get(p, units[p * UNITS : (p + 1) * UNITS])) for p in range(self.parties)
         }
         config = self.config
-        schedule = plain_schedule(config, [("w", (self.dimension,))], 1)
         initial = np.zeros(self.dimension, np.float32)
-        stage = Stage(config, CanaryTrainer(self.dimension), initial, schedule, self.factors)
+        stage = Stage(config, CanaryTrainer(self.dimension), initial, self.schedule, self.factors)
         return rehearse(stage, records, rounds=1, change=with_canaries, prepare=misbehave, micro_batch=BATCH)
 
     def _finding(self, what: str, value: float | None, metric: str, verdict: Any, text: str) -> Finding:

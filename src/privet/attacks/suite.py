@@ -29,8 +29,7 @@ from privet.attacks.finding import Finding, not_applicable
 from privet.attacks.inversions import Inversions, own_layout
 from privet.attacks.invert_tokens import FAILED
 from privet.attacks.rehearsal import Stage, everybody_in, plain_schedule
-from privet.codec_config import PublicSubspaceCodec, RowPcaCodec
-from privet.codec_schedule import CodecSchedule
+from privet.codec_schedule import CodecSchedule, follows_public
 from privet.config import Config
 from privet.errors import PrivetError
 from privet.lora import factors_of
@@ -219,14 +218,7 @@ class Auditor:
 
     def canary_rows(self) -> list[Finding]:
         """``audit.canary`` and ``audit.one_run``."""
-        trainer = self.material.trainer
-        follows = isinstance(self.config.codec, RowPcaCodec | PublicSubspaceCodec)
-        layout = layout_of(self.material)
-        schedule = (
-            codec_schedule(self.config, self.material)
-            if follows
-            else plain_schedule(self.config, layout, self.config.schedule.rounds)
-        )
+        trainer, schedule = self.material.trainer, self._schedule()
         code = code_size(schedule, trainer.backbone.initial_flat())
         rounds = self.config.schedule.rounds
         plan = audit_canary.Plan.within(
@@ -247,8 +239,19 @@ class Auditor:
         trainer = self.material.trainer
         factors = factors_of(trainer.backbone.layout)
         return poison_norm.findings(
-            self.config, trainer.dimension, self._parties, factors=factors, seed=self.seed
+            self.config,
+            trainer.dimension,
+            self._parties,
+            factors=factors,
+            schedule=self._schedule(),
+            seed=self.seed,
         )
+
+    def _schedule(self) -> CodecSchedule:
+        """The codecs of planted units: the run's own where they follow from public records."""
+        if follows_public(self.config.codec):
+            return codec_schedule(self.config, self.material)
+        return plain_schedule(self.config, layout_of(self.material), self.config.schedule.rounds)
 
     def membership_rows(self) -> list[Finding]:
         """``mia.gradient``: the control and the run's own protections."""

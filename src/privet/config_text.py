@@ -60,7 +60,7 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     """``raw`` with ``a.b=value`` assignments applied; values are YAML.
 
     Raises:
-        PrivetError: if an assignment has no ``=`` or goes through something that is no section.
+        PrivetError: if an assignment has no ``=``, is no YAML, or goes through something that is no section.
     """
     merged: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
     for assignment in overrides:
@@ -79,5 +79,13 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
                     "is no section", field="--set", given=assignment, allowed="section.key=value"
                 )
             section = section[name]
-        section[last] = yaml.safe_load(text)
+        try:
+            section[last] = yaml.load(text, _Once)
+        except yaml.YAMLError as e:
+            raise PrivetError(
+                f"the value is not valid YAML: {getattr(e, 'problem', None) or 'it cannot be read'}",
+                field="--set",
+                given=assignment,
+                hint="quote it for the shell; text with [ ] { } : or # needs quotes of its own",
+            ) from None
     return merged

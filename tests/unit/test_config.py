@@ -105,6 +105,14 @@ def test_yes_is_no_number_and_infinity_no_bound() -> None:
     assert parse(with_overrides(RAW, ["engine.diagnostics=false"])).engine.diagnostics is False
 
 
+@pytest.mark.parametrize("assignment", ["data.path=[a", "data.path=*x", "lora.layers={top: 1, top: 2}"])
+def test_an_assignment_that_is_no_yaml_is_told(assignment: str) -> None:
+    with pytest.raises(PrivetError, match="not valid YAML") as caught:
+        with_overrides(RAW, [assignment])
+    assert (caught.value.field, caught.value.given) == ("--set", assignment)
+    assert caught.value.hint
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("privacy:\n  delta: 1.0e-5\n  unit: record\n  delta: 0.1\n", encoding="utf-8")

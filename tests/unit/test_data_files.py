@@ -224,3 +224,12 @@ def test_a_label_without_a_verbaliser_is_told_beside_those_that_have_one(tmp_pat
     assert caught.value.allowed == "labels 'yes', 'no'"
     assert "line 2" in str(caught.value.given)
     assert "Yes" not in str(caught.value.given)  # what a row says is shown nowhere
+
+
+def test_a_key_that_stands_twice_and_words_that_are_no_json_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "a", "question": "b", "answer": "c"}\n{"question": NaN, "answer": "c"}\n')
+    with pytest.raises(PrivetError, match="2 broken rows") as caught:
+        load(config(kind="jsonl", path=str(path), template=PAIRS))
+    given = "line 1: not valid JSON: a key stands twice; line 2: not valid JSON: NaN is not JSON"
+    assert caught.value.given == given

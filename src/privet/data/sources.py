@@ -141,10 +141,13 @@ def _jsonl(path: Path, left_out: list[str] | None) -> Iterator[tuple[int, dict[s
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, parse_constant=_refuse_constant)
+                row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_once)
             except (ValueError, RecursionError) as error:
-                where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-                broken.add(f"line {number}", f"not valid JSON{where}")
+                if isinstance(error, json.JSONDecodeError):
+                    what = f" at column {error.colno}"
+                else:
+                    what = f": {error}" if isinstance(error, ValueError) else ""
+                broken.add(f"line {number}", f"not valid JSON{what}")
                 continue
             if isinstance(row, dict):
                 rows.append((number, row))
@@ -157,6 +160,14 @@ def _jsonl(path: Path, left_out: list[str] | None) -> Iterator[tuple[int, dict[s
 def _errors(left_out: list[str] | None) -> str:
     """Where each row stands for itself, a bad byte spoils the characters that it is in and nothing else."""
     return "strict" if left_out is None else "replace"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ; the parser would silently take the last of two."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError("a key stands twice")
+    return row
 
 
 def _refuse_constant(name: str) -> NoReturn:

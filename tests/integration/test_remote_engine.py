@@ -12,12 +12,16 @@ import pytest
 import yaml
 from support.consortium import SITES, approved, local_adapter, write_records
 
+from privet import wire
 from privet.config import parse
 from privet.engines.homes import FOLDER, KEYS, ROSTER, SITE, Consortium, ServerHome, SiteHome, site_template
 from privet.engines.party import Party, Refused
 from privet.engines.remote import Delivery
 from privet.engines.serving import serve
+from privet.model_config import ModelConfig
+from privet.protocol import RoundId
 from privet.sealing.enrolment import assemble, init_keys, sign_file
+from privet.sealing.envelope import SERVER, Address, open_envelope
 from privet.sealing.identity import Identity
 
 CANARY = "xyzzycanary"
@@ -321,7 +325,11 @@ def test_whether_a_site_takes_part_depends_on_no_record(network: Network) -> Non
     assert not any(CANARY in line for line in network.logs if "not valid JSON" in line)
 
 
-PUBLIC = {"row_pca": {"ratio": 4.0}, "public_subspace": {"size": 4}, "top_k": {"ratio": 4.0}}
+PUBLIC: dict[str, dict[str, Any]] = {
+    "row_pca": {"ratio": 4.0},
+    "public_subspace": {"size": 4},
+    "top_k": {"ratio": 4.0},
+}
 
 
 @pytest.mark.parametrize(
@@ -346,6 +354,51 @@ def test_a_codec_of_public_records_gives_the_run_of_one_process(
         assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == expected
     sent = [raw for op, party, raw in network.sent if (op, party) == ("join", 0)]
     assert (b"public_tokens" in sent[0]) == (seal != "masked")
+
+
+@pytest.mark.parametrize(("codec", "seal"), [("row_pca", "masked"), ("public_subspace", "encrypted+masked")])
+def test_a_codec_of_self_written_sentences_gives_the_run_of_one_process(
+    network: Network, tmp_path: Path, codec: str, seal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's copy of the model writes them, and no site's does: another processor would draw other words."""
+    import privet.self_written
+    from privet.engines.joining import joining, made_from_public
+    from privet.models import load_model
+
+    written: list[tuple[Path, int]] = []
+
+    def ensure(name: str, build: Callable[[Path], Mapping[str, Any]], *, version: str) -> Path:
+        folder = tmp_path / "cache" / f"{len(written)}-{name}"
+        folder.mkdir(parents=True)
+        build(folder)
+        written.append((folder, len(json.loads((folder / "rows.json").read_text(encoding="utf-8")))))
+        return folder
+
+    monkeypatch.setattr(privet.self_written, "ensure", ensure)
+    chosen = {"kind": codec, **PUBLIC[codec], "updates": 8, "refresh_rounds": 1, "allow_useless": True}
+    sections: dict[str, Any] = {"codec": {**chosen, "source": "self_generated"}}
+    assert network.go(seal=seal, **sections) == "finished", (network.server.status("run"), network.logs[-3:])
+    assert [count for _, count in written] == [8 + 24], "at one place, once: for the codec, and to measure it"
+    expected = local_adapter(network.config(seal=seal, **sections), tmp_path / "local")
+    folders = [network.home(name).run_folder("run") for name in SITES]
+    for folder in folders if seal != "masked" else [network.server.run_folder("run")]:
+        assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == expected
+    (invited, *_) = [raw for op, party, raw in network.sent if (op, party) == ("join", 0)]
+    request = joining().request
+    address = Address(SERVER, 0, "run", RoundId(0), "join")
+    keys, roster = {SERVER: network.server.identity.public_key}, network.server.roster().hash
+    payload = open_envelope(
+        invited, expected=address, keys=keys, roster_hash=roster, max_payload=request.max_bytes()
+    )
+    handed, first = made_from_public(wire.decode(payload, request))
+    if seal == "masked":
+        assert (handed, first) == ([], None), "the codec comes with each question"
+        return
+    rows = json.loads((written[0][0] / "rows.json").read_text(encoding="utf-8"))
+    tokenizer: Any = load_model(ModelConfig(name="small")).tokenizer
+    texts = [tokenizer.decode(example.input_ids) for example in handed]
+    assert len(texts) == 8
+    assert all(row["text"] in text for row, text in zip(rows, texts, strict=False))
 
 
 def test_dr_encoder_gives_the_run_of_one_process(network: Network, tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ Four sites, of which any three make a sum. Real processes and real TLS; `make te
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.consortium import Consortium, until
+from support.consortium import Consortium, local_adapter, until
 from support.openings import faults
+
+from privet.site_ledger import count_of
 
 SITES = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 ROUNDS = 10
@@ -20,6 +24,10 @@ FLOOR = 3
 VICTIM = "hosp-b"
 PHASES = (("round", "before"), ("round", "after"), ("recover.unmask", "before"))
 """Before an answer; after a contribution was sealed, before it is sent; and when masks are to be taken off."""
+
+SERVER_PHASES = ("enrol", "keys.share", "round", "recover.survivors", "recover.unmask", "open", "apply")
+"""The server dies after each, before it writes anything down: with all answers in, with shares enough to open the sum,
+with the sum opened, with the new adapter in its memory alone."""
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("flare")]
 
@@ -80,7 +88,7 @@ def check_rounds(consortium: Consortium, run: str, rounds: int | None = ROUNDS) 
     assert all(len(row["survivors"]) >= 3 for row in found)
     for number, name in enumerate(SITES):
         ledger = consortium.site(name).ledger.runs()[run]
-        charged = sum(release.count for release in ledger.releases)  # type: ignore[union-attr]  # hedge's are Gaussian
+        charged = sum(count_of(release) for release in ledger.releases)
         assert charged >= sum(number in row["survivors"] for row in found), "an answer without a charge"
     return found
 
@@ -88,7 +96,7 @@ def check_rounds(consortium: Consortium, run: str, rounds: int | None = ROUNDS) 
 def check_openings(consortium: Consortium) -> None:
     """No contribution was ever opened with two survivor sets, and none below the floor: see `support.openings`."""
     journal = consortium.journal()
-    assert {"sealed", "shares", "opened"} <= {line["kind"] for line in journal}
+    assert {"sealed", "shares", "charged", "opened"} <= {line["kind"] for line in journal}
     assert faults(journal, SITES, FLOOR) == []
 
 
@@ -177,6 +185,40 @@ def test_a_site_killed_at_any_phase_comes_back_in_another_job(consortium: Consor
     check_openings(consortium)
     assert sum(1 not in row["survivors"] for row in found) >= 3
     assert len(consortium.server.orders("site")["jobs"]) == 4
+
+
+def test_the_server_killed_at_each_phase_goes_on_to_the_same_adapter(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """No site drops out of a round, so after seven deaths the adapter is that of one process, bit by bit."""
+    orders = [
+        consortium.order("server", op, "after", number=max(0, i - 1), kill="server")
+        for i, op in enumerate(SERVER_PHASES)
+    ]
+    text = config(consortium)
+    consortium.submit("server", text)
+    for op, order in zip(SERVER_PHASES, orders, strict=True):
+        until(f"the kill after {op}", order.exists)
+        until("the server's end", lambda: not consortium.processes("server"))
+        consortium.start("server")
+        consortium.connected(*SITES)
+        if order is not orders[-1]:
+            consortium.operator().start_job("server")
+    go_on = [sys.executable, "-m", "privet.cli", "submit", "--continue", "server", "--kit"]
+    done = subprocess.run(
+        [*go_on, str(consortium.server_kit)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "server: finished\n"
+    found = check_rounds(consortium, "server")
+    check_openings(consortium)
+    assert all(row["survivors"] == [0, 1, 2, 3] and row["attempt"] == 0 for row in found)
+    assert len(consortium.server.orders("server")["jobs"]) == 1 + len(SERVER_PHASES)
+    adapter = consortium.server.run_folder("server") / "adapter" / "adapter_model.safetensors"
+    assert adapter.read_bytes() == local_adapter(text, tmp_path / "local")
+    for name in SITES:
+        charged = consortium.site(name).ledger.runs()["server"].releases
+        assert sum(count_of(release) for release in charged) == ROUNDS, "no release twice"
 
 
 def test_a_killed_job_process_of_the_server_is_gone_on_with_by_who_follows(consortium: Consortium) -> None:

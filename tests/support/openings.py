@@ -18,14 +18,20 @@ def faults(lines: Sequence[Line], sites: Sequence[str], floor: int) -> list[str]
 
     Args:
         lines: ``sealed`` by sites, with a digest of the values (noise included) before their masks; ``shares``, the
-            survivor set that a site helped to open; ``opened`` by the server. Each has run, number and attempt.
+            survivor set that a site helped to open; ``charged``, a release that is in the server's ledger on the disk;
+            ``opened`` by the server. Each has run, number and attempt.
         sites: Their names in the roster's order.
         floor: Fewest contributions in a sum.
     """
     found = []
     sealed = defaultdict(set)
     helped, opened = defaultdict(set), defaultdict(set)
+    charged = set()
     for line in lines:
+        if line["kind"] == "charged":
+            charged.add(_slot(line))
+        if line["kind"] == "opened" and _slot(line) not in charged:
+            found.append(f"{_slot(line)} was opened before its release was charged")
         if line["kind"] == "sealed":
             sealed[line["machine"], _slot(line)].add(line["values"])
         if line["kind"] in ("shares", "opened"):

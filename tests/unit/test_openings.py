@@ -20,6 +20,7 @@ def sealed(attempt: int = 0) -> list[dict[str, Any]]:
 
 GOOD = [
     *sealed(),
+    line("charged"),
     *(line("shares", site, survivors=[0, 1, 2]) for site in SITES[:3]),
     line("opened", survivors=[0, 1, 2]),
     line("opened", survivors=[0, 1, 2]),
@@ -42,11 +43,13 @@ def test_a_round_that_was_opened_again_with_the_same_survivors_is_in_order() -> 
             [line("sealed", s, 1, values=f"{s}0") for s in SITES]
             + [
                 line("shares", "d", 1, survivors=[0, 1, 2, 3]),
+                line("charged", attempt=1),
                 line("opened", "d", 1, survivors=[0, 1, 2, 3]),
             ],
             "one contribution of a was opened with 2",
         ),
         ([*sealed(1), line("shares", "d", 1, survivors=[0, 1])], "floor 3"),
+        ([line("opened", attempt=1, survivors=[0, 1, 2]), line("charged", attempt=1)], "before its release"),
     ],
 )
 def test_what_must_not_happen_is_found(more: list[dict[str, Any]], what: str) -> None:

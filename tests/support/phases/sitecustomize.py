@@ -5,7 +5,8 @@ Python imports a module of this name at its start when its folder is in PYTHONPA
 
     order-*.json    what happens at a phase: who, at what operation, before or after it, from which round on, and what
     pace            seconds that the server waits before each round, if it is there
-    journal.jsonl   contributions as they were sealed, survivor sets that shares were given for, sums that were opened
+    journal.jsonl   contributions as they were sealed, survivor sets that shares were given for, releases that are in
+                    the server's ledger, sums that were opened
 
 The classes are wrapped when their modules are imported, so no process loads anything that it would not load anyway.
 """
@@ -132,7 +133,9 @@ def _unmasking(module: Any) -> None:
 
 
 def _transport(module: Any) -> None:
-    """A server, or somebody between, that sends an old question again instead of the one that is due."""
+    """Phases at the server, and one that sends an old question again instead of the one that is due."""
+    from privet.sealing.envelope import claimed_address
+
     exchange = module.FlareTransport.exchange
     old: dict[tuple[str, int], bytes] = {}
 
@@ -144,12 +147,44 @@ def _transport(module: Any) -> None:
             first = old.setdefault((op, party), raw)
             if first is not raw and reach(f"send {op} {party}", "before", 0) == "replay":
                 sent[party] = first
-        return exchange(self, op, sent, timeout, answered)
+        number = max(claimed_address(raw, len(raw)).round.number for raw in questions.values())
+        reach(op, "before", number)
+        delivery = exchange(self, op, sent, timeout, answered)
+        reach(op, "after", number)
+        return delivery
 
     module.FlareTransport.exchange = exchanged
 
 
+def _aggregate(module: Any) -> None:
+    """The new adapter is in the server's memory, and not yet on its disk."""
+    apply = module.Aggregator.apply
+
+    def applied(self: Any, round_id: Any, *arguments: Any) -> Any:
+        norm = apply(self, round_id, *arguments)
+        reach("apply", "after", round_id.number)
+        return norm
+
+    module.Aggregator.apply = applied
+
+
+def _checkpoint(module: Any) -> None:
+    """The last release that is in the server's ledger, on its disk."""
+    save = module.save
+
+    def saved(folder: Any, server: Any, **facts: Any) -> None:
+        save(folder, server, **facts)
+        progress = server.progress
+        if progress.charged is not None:
+            charged = {"number": progress.charged.number, "attempt": progress.charged.attempt}
+            journal("charged", run=server.run, **charged)
+
+    module.save = saved
+
+
 _WRAPPED: dict[str, Callable[[Any], None]] = {
+    "privet.aggregate": _aggregate,
+    "privet.checkpoint": _checkpoint,
     "privet.client": _client,
     "privet.sealing.masked": _masked,
     "privet.sealing.unmasking": _unmasking,

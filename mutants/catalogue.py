@@ -9,5 +9,6 @@ from __future__ import annotations
 from mutants.mutant import Mutant
 from mutants.of_mechanism import MECHANISM_MUTANTS
 from mutants.of_protocol import PROTOCOL_MUTANTS
+from mutants.of_sites import SITE_MUTANTS
 
-MUTANTS: tuple[Mutant, ...] = (*MECHANISM_MUTANTS, *PROTOCOL_MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (*MECHANISM_MUTANTS, *PROTOCOL_MUTANTS, *SITE_MUTANTS)

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from support.consortium import Consortium, until
 
+from privet.deploy.hardening import CONTROLLER, EXECUTOR
 from privet.deploy.project import make_project
 from privet.deploy.starting import command
+from privet.engines.flare.job import write_job
 from privet.engines.homes import FOLDER, KEYS, ROSTER
 from privet.sealing.enrolment import assemble, init_keys, sign_file
 
@@ -234,6 +236,27 @@ def test_a_server_that_changes_the_roster_is_refused_by_every_site(consortium: C
     ]
     assert len(told) >= 3, "a job begins with three sites"
     assert all("run roster, join: refused: bad-signature" in consortium.site_log(name) for name in told)
+
+
+def test_a_server_that_turned_against_a_site_reads_runs_and_deletes_nothing(consortium: Consortium) -> None:
+    """FLARE by itself does all five: it leaves it to the server to say what needs a right, and who asks."""
+    assert consortium.phases is not None
+    write_job(consortium.base / "job", "turned", 3, (CONTROLLER, {}), (EXECUTOR, {"run": "turned"}))
+    shutil.copytree(consortium.base / "job" / "app" / "config", consortium.phases / "config")
+    home = consortium.site("hosp-b")
+    before = home.ledger.runs().keys()
+    order = consortium.order("server", "turn", "before", number=1, do=f"hosp-b {consortium.data('hosp-b')}")
+    assert finish(consortium, "turned") == "finished"
+    assert order.exists()
+    answers = {line["attack"]: line["answer"] for line in consortium.journal() if line["kind"] == "turned"}
+    assert len(answers) == 5
+    assert all(answers[each] == "invalid_request" for each in ("read a file", "where is it", "delete"))
+    assert "a job has two files of configuration" in answers["run code"]
+    assert "exception" in answers["forget"]
+    assert not any(CANARY in answer for answer in answers.values())
+    assert home.ledger.runs().keys() == before | {"turned"}
+    assert not list(consortium.site_kit("hosp-b").rglob("custom"))
+    assert consortium.server.status("turned")["in"] == list(SITES), "the site is as well as before"
 
 
 def test_a_reading_that_no_site_approved_is_refused(consortium: Consortium) -> None:

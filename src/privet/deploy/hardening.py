@@ -2,7 +2,9 @@
 
 - No code travels: ``byoc`` is ``none`` for every role, and a job's components are those of `ALLOWED` alone.
 - Logs of a site stay there: no log streaming, and no component that could do it.
-- Nobody runs commands at a site, operates it or downloads from it; the operator submits, watches and ends jobs.
+- Nobody runs commands at a site, operates it or downloads from it; the operator submits, watches and ends jobs. FLARE
+  takes a server's word for who asks, so a site's processes are narrowed too: `privet.engines.flare.site`.
+- FLARE's own scripts and notes, which would start a machine without our checks, are taken out.
 - Jobs, snapshots and transfers lie in the kit, not in a folder that all users of the machine share.
 - The operators' port listens on this machine alone; sites' machines listen on no port but the loopback's.
 """
@@ -16,6 +18,7 @@ from typing import Any
 CONTROLLER = "privet.engines.flare.controller.PrivetController"
 EXECUTOR = "privet.engines.flare.executor.PrivetExecutor"
 LAUNCHER = "privet.engines.flare.launcher.RestartingLauncher"
+_SITE = "privet.engines.flare.site"
 ALLOWED = (CONTROLLER, EXECUTOR)
 ECHO_CONTROLLER = "privet.engines.flare.echo.EchoController"
 ECHO_EXECUTOR = "privet.engines.flare.echo.EchoExecutor"
@@ -81,6 +84,23 @@ def harden_operator(kit: Path, *, host: str, port: int) -> None:
     facts = json.loads(path.read_text(encoding="utf-8"))
     facts["admin"] |= {"host": host, "port": port}
     _write(path, facts)
+
+
+def narrowed(arguments: list[str]) -> list[str]:
+    """Python's arguments that start a module of FLARE, such that the module is narrowed first.
+
+    Args:
+        arguments: With ``-m`` and the module.
+    """
+    at = arguments.index("-m") + 1
+    return [*arguments[:at], _SITE, *arguments[at:]]
+
+
+def take_out(kit: Path) -> None:
+    """Remove FLARE's scripts and notes from a kit; `privet` starts every machine."""
+    for path in kit.rglob("*"):
+        if path.is_file() and (path.suffix in (".sh", ".ipynb") or path.name == "readme.txt"):
+            path.unlink()
 
 
 def _rules(local: Path) -> None:

@@ -24,7 +24,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from privet.config import Section, read_yaml
-from privet.deploy.hardening import harden_operator, harden_server, harden_site
+from privet.deploy.hardening import harden_operator, harden_server, harden_site, take_out
 from privet.engines.homes import AGREED, FOLDER, KEYS, SITE, Consortium, site_template
 from privet.errors import PrivetError
 from privet.sealing.identity import Identity
@@ -136,6 +136,8 @@ def make_project(project: Project, out: Path, agreed: str | None = None) -> Kits
         for kit in (kits.server, *kits.sites.values()):
             (kit / FOLDER / AGREED).write_text(agreed, encoding="utf-8")
     shutil.rmtree(made)
+    for kit in (kits.server, *kits.sites.values()):
+        take_out(kit)
     _close([kits.server, *kits.sites.values(), kits.authority])
     return kits
 

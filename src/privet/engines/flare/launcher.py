@@ -14,6 +14,8 @@ from nvflare.app_common.job_launcher.process_launcher import JOB_RETURN_CODE_MAP
 from nvflare.utils.job_launcher_utils import get_credential_env
 from nvflare.utils.process_utils import ProcessAdapter, spawn_process
 
+from privet.deploy.hardening import narrowed
+
 MOST_STARTS = 20
 _PAUSE_SECONDS = 1.0
 
@@ -25,7 +27,7 @@ class RestartingLauncher(ClientProcessJobLauncher):  # type: ignore[misc]  # nvf
         """Start the job's process."""
         environment = os.environ.copy()
         environment.update(get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {}))
-        return _Handle(shlex.split(self.get_command(job_meta, fl_ctx), True), environment)
+        return _Handle(narrowed(shlex.split(self.get_command(job_meta, fl_ctx), True)), environment)
 
 
 class _Handle(JobHandleSpec):  # type: ignore[misc]  # nvflare is untyped

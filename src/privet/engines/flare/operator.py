@@ -17,6 +17,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.fuel.hci.proto import MetaKey, MetaStatusValue
 
 from privet.deploy.hardening import CONTROLLER, EXECUTOR
+from privet.engines.flare.job import write_job
 from privet.errors import PrivetError
 
 _CONNECT_SECONDS = 10.0
@@ -129,34 +130,3 @@ def abort(opened: Session, job: str) -> None:
     """End a job; whatever matters of its run is on the disks."""
     with contextlib.suppress(Exception):  # it may have ended meanwhile
         opened.abort_job(job)
-
-
-def write_job(
-    folder: Path, name: str, least: int, controller: tuple[str, Any], executor: tuple[str, Any]
-) -> None:
-    """The job's folder: names of classes and their arguments, no code."""
-    config = folder / "app" / "config"
-    config.mkdir(parents=True)
-    server: dict[str, Any] = {
-        "format_version": 2,
-        "server": {"task_request_interval": 0.05},
-        "dead_client_grace_period": 10.0,
-        "dead_client_check_lead_time": 5.0,
-        "workflows": [{"id": "privet", "path": controller[0], "args": controller[1]}],
-        "components": [],
-    }
-    client: dict[str, Any] = {
-        "format_version": 2,
-        "task_check_interval": 0.1,
-        "get_task_timeout": 60.0,
-        "submit_task_result_timeout": 300.0,
-        "executors": [{"tasks": ["*"], "executor": {"path": executor[0], "args": executor[1]}}],
-        "components": [],
-    }
-    meta = {"name": name, "min_clients": least, "resource_spec": {}, "deploy_map": {"app": ["@ALL"]}}
-    for path, facts in (
-        (folder / "meta.json", meta),
-        (config / "config_fed_server.json", server),
-        (config / "config_fed_client.json", client),
-    ):
-        path.write_text(json.dumps(facts, indent=1), encoding="utf-8")

@@ -1,0 +1,33 @@
+"""Bugs at a site that no one process would have: whom it believes, what it takes part in, what it runs."""
+
+from __future__ import annotations
+
+from mutants.mutant import Mutant, mutant
+from mutants.tests_that_notice import ALTERED, FOREIGN_JOB, OVER_POLICY, REPLAYED
+
+SITE_MUTANTS: tuple[Mutant, ...] = (
+    mutant(
+        "a site takes part in a run over its policy",
+        ("engines/party.py", "    if broken:", "    if False:"),
+        tests=(OVER_POLICY,),
+    ),
+    mutant(
+        "signatures of envelopes not checked",
+        (
+            "sealing/envelope.py",
+            "    if not verify(key,",
+            "    if False and not verify(key,",
+        ),
+        tests=(ALTERED, REPLAYED),
+    ),
+    mutant(
+        "old questions answered again",
+        ("engines/party.py", "        if now < latest:", "        if False:"),
+        tests=(REPLAYED,),
+    ),
+    mutant(
+        "a site runs a job that brings its own code",
+        ("engines/flare/job.py", "    if found != {CONFIG,", "    if False and found != {CONFIG,"),
+        tests=(FOREIGN_JOB,),
+    ),
+)

@@ -1,0 +1,89 @@
+"""What a FLARE job of ours consists of: two files that name our classes, no code, and nothing else.
+
+The server writes it and a site accepts nothing that differs from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from privet.site_ledger import checked_name
+
+CONFIG = "config"
+SERVER_FILE, SITE_FILE = "config_fed_server.json", "config_fed_client.json"
+_SIGNATURES = frozenset({".__nvfl_sig.json", ".__nvfl_submitter.crt"})
+"""The operator's signature, which FLARE puts into each folder of a job and checks before it asks us."""
+
+
+def write_job(
+    folder: Path, name: str, least: int, controller: tuple[str, Any], executor: tuple[str, Any]
+) -> None:
+    """The job's folder.
+
+    Args:
+        folder: Where to; must not exist.
+        name: Name of the job.
+        least: Sites without which it does not start.
+        controller: Class at the server, and its arguments.
+        executor: Class at the sites, and its arguments.
+    """
+    config = folder / "app" / CONFIG
+    config.mkdir(parents=True)
+    server: dict[str, Any] = {
+        "format_version": 2,
+        "server": {"task_request_interval": 0.05},
+        "dead_client_grace_period": 10.0,
+        "dead_client_check_lead_time": 5.0,
+        "workflows": [{"id": "privet", "path": controller[0], "args": controller[1]}],
+        "components": [],
+    }
+    meta = {"name": name, "min_clients": least, "resource_spec": {}, "deploy_map": {"app": ["@ALL"]}}
+    for path, facts in (
+        (folder / "meta.json", meta),
+        (config / SERVER_FILE, server),
+        (config / SITE_FILE, at_site(*executor)),
+    ):
+        path.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def at_site(executor: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a site's job process is told.
+
+    Args:
+        executor: The class.
+        arguments: Its arguments.
+    """
+    return {
+        "format_version": 2,
+        "task_check_interval": 0.1,
+        "get_task_timeout": 60.0,
+        "submit_task_result_timeout": 300.0,
+        "executors": [{"tasks": ["*"], "executor": {"path": executor, "args": dict(arguments)}}],
+        "components": [],
+    }
+
+
+def fault(app: Path, allowed: list[str]) -> str:
+    """Why a job that came from a server is not one of ours; empty if it is.
+
+    Args:
+        app: The job as it was unpacked at a site.
+        allowed: Classes that this site's own file allows.
+    """
+    found = {path.relative_to(app).as_posix() for path in app.rglob("*") if path.name not in _SIGNATURES}
+    if found != {CONFIG, f"{CONFIG}/{SERVER_FILE}", f"{CONFIG}/{SITE_FILE}"}:
+        return "a job has two files of configuration and nothing else"
+    try:
+        asked = json.loads((app / CONFIG / SITE_FILE).read_text(encoding="utf-8"))
+        executor = asked["executors"][0]["executor"]
+        path, arguments = executor["path"], executor["args"]
+        run = arguments.get("run")
+        ours = path in allowed and arguments == ({} if run is None else {"run": checked_name(run)})
+        if ours and asked == at_site(path, arguments):
+            return ""
+    except Exception:
+        pass
+    return "a site runs the executor that its own file allows, as privet configures it"

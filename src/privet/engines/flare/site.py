@@ -1,0 +1,81 @@
+"""At a site: FLARE's processes, narrowed to what a run needs of them, whatever a server sends.
+
+FLARE 2.9 believes its server: it asks its authorization file only about requests that the server marks as in need of
+it, takes the role of a job's submitter from the server's word (``super`` may do anything), and empties and fills the
+folder that a job's id names. A server that turned against its sites could so read their files, run its own code there,
+and make them forget what was spent of their budget. Hence:
+
+- a site's main process answers `REQUESTS` and no others;
+- a job's id is one as FLARE makes them, so it is the name of no folder in the kit;
+- a job is one that `privet submit` writes (`privet.engines.flare.job`), so no code comes with it;
+- nobody has rights here, whatever role he is said to have.
+
+Run as ``python -m privet.engines.flare.site MODULE ARGUMENTS``, where MODULE is FLARE's and the arguments are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.workspace import Workspace
+from nvflare.fuel.sec.authz import Authorizer
+from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+from nvflare.private.fed.utils.app_authz import AppAuthzService
+
+from privet.engines.flare.job import fault
+
+REQUESTS = frozenset(
+    {
+        *("train.deploy", "train.start_job", "train.abort", "train.abort_task", "train.check_status"),
+        *("train.notify_job_status", "scheduler.check_resource", "scheduler.cancel_resource"),
+    }
+)
+"""What a job's life needs: is there room for it, here it is, start it, how does it stand, end it."""
+
+_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def narrow(kit: Path) -> None:
+    """Narrow FLARE in this process.
+
+    Args:
+        kit: The site's kit; its own file says which classes a job may name.
+    """
+    processors = ClientRequestProcessors.request_processors
+    processors[:] = [each for each in processors if set(each.get_topics()) <= REQUESTS]
+    allowed = json.loads((kit / "local" / "resources.json").read_text(encoding="utf-8"))["class_allow_list"]
+
+    def check_job_id(job_id: Any) -> str:
+        if not isinstance(job_id, str) or not _JOB.fullmatch(job_id):
+            raise ValueError("no job of FLARE's has such an id")
+        return job_id
+
+    def validate_app(app_path: str) -> tuple[str, dict[str, Any]]:
+        return fault(Path(app_path), allowed), {}
+
+    def authorize_app_info(app_info: dict[str, Any], *who: Any, **more: Any) -> tuple[bool, str]:
+        return (False, "a job brings nothing of its own") if app_info else (True, "")
+
+    def authorize(self: Any, ctx: Any) -> tuple[bool, str]:
+        return False, "nobody has rights at this site"
+
+    Workspace._check_job_id = staticmethod(check_job_id)
+    AppAuthzService.validate_app = staticmethod(validate_app)
+    AppAuthzService.authorize_app_info = staticmethod(authorize_app_info)
+    Authorizer.authorize = authorize
+
+
+def main(module: str, *arguments: str) -> None:
+    """Become FLARE's module in this process, narrowed."""
+    narrow(Path(arguments[arguments.index("-m") + 1]))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

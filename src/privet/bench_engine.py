@@ -30,8 +30,8 @@ SITES = (2, 4, 8)
 CLIENTS = (100, 1000)
 _MEMORY_FACTOR = 12
 """Copies of all questions, at the server and the sites together, that this machine must have room for."""
-MOST_SECONDS = 900
-"""For all sizes of one number of sites; what is not measured by then stays empty."""
+MOST_SECONDS = 600
+"""For all sizes of one number of sites; what is not measured by then stays empty, and says so."""
 DIMENSION = 16
 
 
@@ -133,7 +133,8 @@ def flare_rounds(sites: int, sizes: Sequence[tuple[int, int]]) -> list[dict[str,
     from privet.engines.flare import operator
 
     free = _free_memory()
-    fitting = [list(each) for each in sizes if each[0] * sites * _MEMORY_FACTOR < free]
+    needed = {size: size * sites * _MEMORY_FACTOR for size, _ in sizes}
+    fitting = [list(each) for each in sizes if needed[each[0]] < free]
     with (
         tempfile.TemporaryDirectory(prefix="privet-bench-") as folder,
         _consortium(Path(folder), sites) as server,
@@ -152,13 +153,23 @@ def flare_rounds(sites: int, sizes: Sequence[tuple[int, int]]) -> list[dict[str,
                 rows = json.loads(out.read_text(encoding="utf-8")) if out.exists() else []
     found = []
     for size, _ in sizes:
-        mine = [row for row in rows if row["bytes"] == size and row["answers"] == sites]
+        asked = [row for row in rows if row["bytes"] == size]
+        mine = [row for row in asked if row["answers"] == sites]
+        why = None
+        if needed[size] >= free:
+            why = f"no memory: {needed[size] / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
+        elif not mine:
+            most = max((row["answers"] for row in asked), default=None)
+            why = f"not done within {MOST_SECONDS} s" if most is None else f"{most} of {sites} answers came"
         found.append(
             {
                 "sites": sites,
                 "bytes_each_way": size,
                 "seconds": median(row["seconds"] for row in mine) if mine else None,
                 "server_peak_bytes": max(row["server_peak_bytes"] for row in mine) if mine else None,
+                "exchanges": len(mine),
+                "slowest_seconds": max(row["seconds"] for row in mine) if mine else None,
+                "not_measured": why,
             }
         )
     return found

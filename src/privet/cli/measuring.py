@@ -47,12 +47,16 @@ def codecs(json_: JsonOption = False) -> None:
 @bench.command("engine")
 def engine(
     local: Annotated[bool, typer.Option("--local", help="The local engine only.")] = False,
+    sites: Annotated[
+        list[int] | None, typer.Option("--sites", help="How many sites; repeat it. All of 2, 4, 8 if absent.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """What engines cost besides training: FLARE with TLS on this machine by size and sites, and the local engine."""
     from privet.bench_engine import SITES, bench_engine
 
-    _run(lambda: bench_engine(say, sites=() if local else SITES), "Engine", json_)
+    chosen = () if local else (sites or SITES)
+    _run(lambda: bench_engine(say, sites=chosen), "Engine", json_)
 
 
 def _run(measure: Callable[[], Any], title: str, as_json: bool) -> None:

@@ -163,35 +163,42 @@ def _transport(module: Any) -> None:
 def _turn(transport: Any, order: str) -> None:
     """What a server that turned against its sites could send beside tasks; a site's answers go into the journal."""
     from nvflare.fuel.f3.cellnet.utils import new_cell_message
+    from nvflare.lighter.utils import load_private_key_file, sign_folders
     from nvflare.private.admin_defs import Message
 
     site, file = order.split(" ")
-    cell = transport._fl_ctx.get_engine().get_cell()
-    config = _folder() / "config"
+    engine = transport._fl_ctx.get_engine()
+    operator = Path(engine.get_workspace().get_root_dir()) / "operator" / "startup"
 
     def send(attack: str, topic: str, body: Any, **headers: Any) -> None:
         message = Message(topic, body)
         for name, value in headers.items():
             message.set_header(name, value)
         asked = new_cell_message({}, message)
-        reply = cell.send_request(channel="admin", target=site, topic=topic, request=asked, timeout=15.0)
+        reply = engine.get_cell().send_request(
+            channel="admin", target=site, topic=topic, request=asked, timeout=15.0
+        )
         journal("turned", attack=attack, answer=str(getattr(reply.payload, "body", reply.payload)))
 
-    def job(**more: str) -> bytes:
-        out = io.BytesIO()
+    def job() -> bytes:
+        """The app that the test left here, signed as the server can: it has the operator's key."""
+        app, out = _folder() / "app", io.BytesIO()
+        sign_folders(
+            str(app), load_private_key_file(str(operator / "client.key")), str(operator / "client.crt")
+        )
         with zipfile.ZipFile(out, "w") as archive:
-            for path in config.iterdir():
-                archive.writestr(f"config/{path.name}", path.read_text(encoding="utf-8"))
-            for name, text in more.items():
-                archive.writestr(f"custom/{name}.py", text)
+            for path in filter(Path.is_file, app.rglob("*")):
+                archive.write(path, path.relative_to(app))
         return out.getvalue()
 
     who = {"submitter_name": "x", "submitter_org": "x", "submitter_role": "super"}
     new = {"job_id": "00000000-0000-4000-8000-000000000000", "job_meta": who, "app_name": "app"}
     send("read a file", "sys.shell", f"cat {file}")
     send("where is it", "sys.report_env", "")
-    send("run code", "train.deploy", job(sitecustomize="print('taken over')"), **new)
     send("forget", "train.deploy", job(), **{**new, "job_id": "privet"})
+    (_folder() / "app" / "custom").mkdir()
+    (_folder() / "app" / "custom" / "sitecustomize.py").write_text("print('taken over')", encoding="utf-8")
+    send("run code", "train.deploy", job(), **new)
     send("delete", "train.delete_run", "", job_id="privet")
 
 

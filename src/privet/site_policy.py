@@ -51,7 +51,8 @@ class SitePolicy(Section):
     )
     models: tuple[str, ...] | None = Field(
         None,
-        description="Names of base models that may be used; any that the server and this site share, if absent.",
+        description="Names of base models that may be used; if absent, the embedded ones, that of the agreed "
+        "configuration, and whatever `model` stands for.",
     )
     readings: tuple[str, ...] = Field(
         (),

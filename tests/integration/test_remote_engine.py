@@ -283,6 +283,16 @@ def test_a_site_names_its_own_data_whatever_the_server_names(network: Network) -
     assert found.engine.cache_folder is None
 
 
+def test_a_site_opens_no_model_because_a_server_names_it(network: Network, small_folder: Path) -> None:
+    """A folder of the site's machine, or a name that a hub would be asked for; the site's own file may name it."""
+    folder = shutil.copytree(small_folder, network.base / "elsewhere")
+    network.policy("hosp-c", models=[str(folder)])
+    assert network.go(model={"name": str(folder)}) == "failed"
+    refused = dict.fromkeys(SITES[:2], "refused: policy-model")
+    assert network.server.status("run")["out"] == refused
+    assert sum("this site allows small, smollm2-135m-instruct, or what" in line for line in network.logs) == 2
+
+
 def test_an_encrypted_run_ends_at_the_sites(network: Network, tmp_path: Path) -> None:
     """The server passes a sealed state on and has no adapter; every site has the one that a masked run makes."""
     assert network.go(seal="encrypted+masked") == "finished", network.server.status("run")

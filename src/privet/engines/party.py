@@ -16,12 +16,13 @@ import yaml
 
 from privet import wire
 from privet.client import Client
-from privet.config import Config, ConfigError, parse
-from privet.engines.homes import SiteHome, SiteSettings
+from privet.config import Config, ConfigError, load, parse
+from privet.engines.homes import AGREED, SiteHome, SiteSettings
 from privet.engines.joining import JOIN, installed, joining, made_from_public
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Secrets
 from privet.messages import FINISH, OPEN, ROUND
+from privet.model_config import EMBEDDED_MODEL, SMALL_MODEL
 from privet.protocol import RoundAborted, RoundId
 from privet.reading import Reading
 from privet.sealing.base import SealingRefused, Store
@@ -207,6 +208,24 @@ def at_site(asked: Config, settings: SiteSettings) -> Config:
     return parse(raw)
 
 
+def check_model(home: SiteHome, asked: Config) -> None:
+    """Refuse a base model that only the server named: a site opens no folder and asks no hub because a server says so.
+
+    Raises:
+        SealingRefused: unless the site's own file names its model or this one, or the agreed configuration does.
+    """
+    settings, name, agreed = home.settings, asked.model.name, home.path / AGREED
+    known = {EMBEDDED_MODEL, SMALL_MODEL, *(settings.policy.models or ())}
+    if agreed.exists():
+        known.add(load(agreed).model.name)
+    if settings.model is None and name not in known:
+        raise SealingRefused(
+            "policy-model",
+            f"the base model: {ascii(name)[:200]}; this site allows {', '.join(sorted(known))}, or what `model` or "
+            "`policy.models` in its site.yaml names",
+        )
+
+
 def join(
     home: SiteHome, run: str, roster: Roster, number: int, asked: Config, body: Body, log: Log
 ) -> Joined:
@@ -232,6 +251,7 @@ def join(
     if broken:
         raise Refused(f"refused: {broken[0].reason}", "; ".join(each.detail for each in broken))
     Reading.of(asked.data).check(settings.policy)
+    check_model(home, asked)
     account = home.ledger.open(run, early)
     config = at_site(asked, settings)
     material = gather(config, each_alone=True)

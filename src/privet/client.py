@@ -39,7 +39,7 @@ class Guard(Protocol):
         """
 
 
-_STATE, _MEMORY = "state", "error-feedback"
+_STATE, _MEMORY, _CHARGED = "state", "error-feedback", "charged"
 
 
 @dataclass
@@ -121,14 +121,30 @@ class Client:
                     "already-answered", "this round and attempt was answered to another question"
                 )
         if op == ROUND and self.guard is not None:
-            self.guard.admit(round_id)
-        answer, size = (
-            self._contribute(round_id, body, question) if op == ROUND else self._open(round_id, body)
-        )
+            self._admit(self.guard, round_id, question)
+        try:
+            answer, size = (
+                self._contribute(round_id, body, question) if op == ROUND else self._open(round_id, body)
+            )
+        except Exception:
+            # An error tells something of the records: whoever asks again after one is charged again.
+            self.store.put(_CHARGED, b"")
+            raise
         numbers = [n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt, size)]
         raw = wire.encode(answer, self.answers(op, size))
         self.store.put(f"answered.{op}", b"".join([*numbers[:2], question, numbers[2], raw]))
         return answer
+
+    def _admit(self, guard: Guard, round_id: RoundId, question: bytes) -> None:
+        """Have the site's limits charge an answer, once.
+
+        An answer leaves only when it is on the disk, so a client that was killed after the charge and before that owes
+        the one answer that was charged, to that question, and charges nothing more for it.
+        """
+        mark = b"".join([*(n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt)), question])
+        if self.store.get(_CHARGED) != mark:
+            guard.admit(round_id)
+            self.store.put(_CHARGED, mark)
 
     def _damaged(self, entry: str, error: wire.WireError) -> PrivetError:
         return PrivetError(

@@ -11,6 +11,7 @@ from support.toy import config, examples, federation, split
 from privet.client import Client
 from privet.errors import PrivetError
 from privet.mechanism import GaussianMechanism
+from privet.protocol import RoundId
 from privet.sealing.base import SealingRefused
 from privet.store import MemoryStore
 from privet.wire import Body
@@ -142,3 +143,49 @@ def test_a_question_with_a_broken_codec_is_refused_with_a_reason(
             client.handle("round", {**question, "codec": header, **numbers})
         assert caught.value.reason == "malformed"
     assert draws == []
+
+
+class Account:
+    """A guard that counts."""
+
+    def __init__(self) -> None:
+        self.charged: list[RoundId] = []
+
+    def admit(self, due: RoundId) -> None:
+        self.charged.append(due)
+
+
+class Killed(BaseException):
+    """As kill -9: nothing is caught, nothing is written any more."""
+
+
+def test_an_answer_that_a_kill_prevented_is_charged_once(
+    asked: tuple[Client, Body, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, question, _ = asked
+    client.guard = account = Account()
+    flat = np.array(question["adapter"]) + 1
+
+    def fails(error: BaseException, body: Body) -> None:
+        def contribute(self: Client, *arguments: Any) -> Any:
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "_contribute", contribute)
+            with pytest.raises(type(error)):
+                client.handle("round", body)
+
+    fails(Killed(), question)
+    fails(Killed(), question)
+    assert account.charged == [RoundId(0)], "nothing left it"
+    client.handle("round", question)
+    client.handle("round", dict(question))
+    assert account.charged == [RoundId(0)]
+    # Another question, and whoever asks again after an error, which tells something of the records, pays again.
+    later = {**question, "number": 1}
+    fails(Killed(), later)
+    fails(Killed(), {**later, "adapter": flat})
+    assert account.charged[1:] == [RoundId(1)] * 2
+    fails(RuntimeError(), {**later, "adapter": flat})
+    client.handle("round", {**later, "adapter": flat})
+    assert account.charged[1:] == [RoundId(1)] * 3

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.consortium import Consortium, until
+from support.consortium import REGISTERED, Consortium, until
 
 from privet.deploy.hardening import CONTROLLER, EXECUTOR
 from privet.deploy.project import make_project
@@ -150,11 +150,12 @@ def test_a_known_site_with_anothers_key_is_refused(consortium: Consortium) -> No
         done = subprocess.run(start, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "stands in the roster under another name" in done.stderr
-        out = (consortium.base / "forced.out").open("wb")
+        path = consortium.base / "forced.out"
+        out = path.open("wb")
         kit = consortium.site_kit("hosp-c")
         forced = subprocess.Popen(command(kit), cwd=kit, stdout=out, stderr=out, start_new_session=True)
         out.close()
-        consortium.connected("hosp-c")
+        until("its registration", lambda: REGISTERED in path.read_bytes())
         consortium.submit("key", config(consortium))
         until("the refusal", lambda: "roster-or-key" in consortium.run_log("key"))
         assert "'site': 'hosp-c', 'op': 'join', 'reason': 'refused: roster-or-key'" in consortium.run_log(
@@ -182,7 +183,7 @@ def test_a_foreign_certificate_gets_no_connection(consortium: Consortium, tmp_pa
         until("a refused handshake", lambda: "Retrying" in out.read_text(encoding="utf-8"), seconds=60)
         time.sleep(5)
         text = out.read_text(encoding="utf-8")
-        assert "Successfully registered" not in text
+        assert REGISTERED.decode() not in text
         assert "UNAUTHENTICATED" in text or "CERTIFICATE_VERIFY_FAILED" in text or "Not Connected" in text
     finally:
         process.kill()

@@ -27,6 +27,7 @@ from privet.reading import Reading
 from privet.sealing.enrolment import assemble, init_keys, sign_file
 
 SITES = ("hosp-a", "hosp-b", "hosp-c")
+REGISTERED = b"Successfully registered"
 GOOD, BAD = ("good", "great", "fine", "lovely"), ("bad", "awful", "poor", "sad")
 
 
@@ -118,6 +119,7 @@ class Consortium:
             limits = {"allow_insecure_test_seed": True, "max_epsilon": 1000.0}
             self.settings(name, threads=1, policy={**limits, "readings": approved(self.config())})
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._began: dict[str, int] = {}
 
     @property
     def server_kit(self) -> Path:
@@ -193,6 +195,7 @@ class Consortium:
             if name in self._processes:
                 self._processes[name].wait()
             with open(self.base / f"{name}.out", "ab") as out:
+                self._began[name] = out.tell()
                 environment = dict(self._environment)
                 if name == "server":
                     environment.pop("PRIVET_TEST_CANARY", None)
@@ -213,7 +216,13 @@ class Consortium:
 
     def connected(self, *names: str) -> None:
         """Wait until these sites are connected."""
+        # The server takes a site that was killed for connected for a while, so the site has to say so too.
+        until(f"connection of {names}", lambda: all(map(self._registered, names)))
         until(f"connection of {names}", lambda: set(names) <= set(self.operator().sites() or ()), pause=0.2)
+
+    def _registered(self, name: str) -> bool:
+        said = (self.base / f"{name}.out").read_bytes()[self._began[name] :]
+        return REGISTERED in said
 
     def operator(self, tell: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None) -> Operator:
         return Operator(self.server_kit, tell, poll_seconds=0.3)

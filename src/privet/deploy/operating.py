@@ -230,15 +230,14 @@ def fetch_result(kit: Path, run: str, out: Path) -> list[Path]:
     found = [folder / name for name in names if (folder / name).exists()]
     if not (folder / "adapter").is_dir():
         elsewhere = at_server and (folder / "result.json").exists()
+        hint = f"privet status {run}" if at_server else "unless its sums were encrypted, the server has it"
         raise PrivetError(
             "the server has no adapter of this run: its sums were encrypted"
             if elsewhere
             else "has no result here",
             field="RUN",
             given=run,
-            hint="fetch it at a site: privet fetch-result RUN --kit SITE"
-            if elsewhere
-            else f"privet status {run}",
+            hint="fetch it at a site: privet fetch-result RUN --kit SITE" if elsewhere else hint,
         )
     if out.exists() and any(out.iterdir()):
         raise PrivetError("is not empty", field="--out", given=out, hint="name a new folder")

@@ -8,7 +8,7 @@ and make them forget what was spent of their budget. Hence:
 - a site's main process answers `REQUESTS` and no others;
 - a job's id is one as FLARE makes them, so it is the name of no folder in the kit;
 - a job is one that `privet submit` writes (`privet.engines.flare.job`), so no code comes with it;
-- nobody has rights here, whatever role he is said to have.
+- nobody has more rights than the kit's own file gives, whatever role he is said to have.
 
 Run as ``python -m privet.engines.flare.site MODULE ARGUMENTS``, where MODULE is FLARE's and the arguments are its own.
 """
@@ -62,7 +62,8 @@ def narrow(kit: Path) -> None:
         return (False, "a job brings nothing of its own") if app_info else (True, "")
 
     def authorize(self: Any, ctx: Any) -> tuple[bool, str]:
-        return False, "nobody has rights at this site"
+        granted, why = self.evaluate(ctx)
+        return granted, "" if granted else why or "no such right at this site"
 
     Workspace._check_job_id = staticmethod(check_job_id)
     AppAuthzService.validate_app = staticmethod(validate_app)

@@ -14,6 +14,9 @@ from privet.site_ledger import checked_name
 
 CONFIG = "config"
 SERVER_FILE, SITE_FILE = "config_fed_server.json", "config_fed_client.json"
+_TRANSFER_SECONDS = 600.0
+"""For one question or answer on its way. FLARE sends it anew after that, so it must be longer than a large one takes to
+many sites over a slow link; a connection that breaks is noticed at once."""
 _SIGNATURES = frozenset({".__nvfl_sig.json", ".__nvfl_submitter.crt"})
 """The operator's signature, which FLARE puts into each folder of a job and checks before it asks us."""
 
@@ -59,8 +62,8 @@ def at_site(executor: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format_version": 2,
         "task_check_interval": 0.1,
-        "get_task_timeout": 60.0,
-        "submit_task_result_timeout": 300.0,
+        "get_task_timeout": _TRANSFER_SECONDS,
+        "submit_task_result_timeout": _TRANSFER_SECONDS,
         "executors": [{"tasks": ["*"], "executor": {"path": executor, "args": dict(arguments)}}],
         "components": [],
     }

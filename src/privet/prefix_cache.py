@@ -57,7 +57,7 @@ class PrefixCache:
             except OSError as error:
                 raise PrivetError(
                     "cannot make the folder for cached hidden states",
-                    field="engine.prefix_cache",
+                    field="engine.cache_folder",
                     given=directory,
                     hint=error.strerror,
                 ) from error

@@ -22,7 +22,7 @@ ALLOWED = "sentiment, choices, loss, or lm_eval:NAME"
 
 
 def evaluate(
-    run: Path, task: str, *, limit: int | None = None, progress: Progress | None = None
+    run: Path, task: str | None = None, *, limit: int | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Measure a run's adapter and its base model.
 
@@ -30,7 +30,7 @@ def evaluate(
         run: The run's folder.
         task: ``choices`` (accuracy over the verbalisers) or ``loss`` (of the completions) on the run's own test
             records; ``sentiment``, ``choices`` on the embedded data whatever the run was trained on; or
-            ``lm_eval:NAME``.
+            ``lm_eval:NAME``. ``None`` is what the run itself was measured by.
         limit: Records a silo or domain, or items a task, at most.
         progress: Told what goes on.
 
@@ -44,6 +44,7 @@ def evaluate(
     """
     record = RunRecord.open(run)
     config = load(record.folder / "resolved.yaml")
+    task = task or config.evaluation.metric
     facts: dict[str, Any] = {"task": task, "run": record.name}
     if task.startswith(LM_EVAL):
         return facts | _lm_eval(record, config, task.removeprefix(LM_EVAL), limit, progress)

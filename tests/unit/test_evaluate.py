@@ -47,7 +47,8 @@ def _warnings_of_others() -> Any:
 
 
 def test_choices_are_what_the_run_measured(run: Path) -> None:
-    measured = evaluate(run, "choices")
+    measured = evaluate(run)
+    assert measured["task"] == "choices"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     written = {(row["silo"], row["when"]): row for row in rows}
     assert len(measured["silos"]) == 4

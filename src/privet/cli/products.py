@@ -16,11 +16,12 @@ from privet.cli.running import steps
 def evaluate(
     run: RunArgument,
     task: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="choices or loss on the run's own test records, sentiment, or lm_eval:NAME, e.g. lm_eval:mmlu."
+            help="choices or loss on the run's own test records (without this, what the run was measured by), "
+            "sentiment, or lm_eval:NAME, e.g. lm_eval:mmlu."
         ),
-    ] = "sentiment",
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Records or items a task at most.")] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -36,7 +37,7 @@ def evaluate(
     if json_:
         answer(measured)
     else:
-        show(facts_table(f"{task} on {path.name}", flat_facts(measured)))
+        show(facts_table(f"{measured['task']} on {path.name}", flat_facts(measured)))
 
 
 @app.command()

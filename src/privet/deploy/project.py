@@ -33,6 +33,7 @@ SERVER_KIT, OPERATOR_KIT, OPERATOR = "server", "operator", "operator@privet.loca
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 SECRET_SUFFIXES = (".key", ".pem")
+AUTHORITY_KEY = "cert.json"
 
 
 class Project(Section):
@@ -194,9 +195,9 @@ def _provision(project: Project, workspace: Path) -> Path:
 
 
 def _close(folders: Iterable[Path]) -> None:
-    """Keys are for their owner's eyes, whatever the umask was."""
+    """Keys are for their owner's eyes, whatever the umask was; FLARE keeps the authority's in a JSON file."""
     for folder in folders:
         folder.chmod(0o700)
         for path in folder.rglob("*"):
-            if path.is_file() and path.suffix in SECRET_SUFFIXES:
+            if path.is_file() and (path.suffix in SECRET_SUFFIXES or path.name == AUTHORITY_KEY):
                 path.chmod(0o600)

@@ -8,8 +8,10 @@ as its picture of what the adapter is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
 
 import numpy as np
 
@@ -42,9 +44,10 @@ class UnknownCodec(Exception):
     """A question names a codec that it does not hold and that was not received before."""
 
 
-def codec_fields() -> dict[str, wire.Kind]:
+@cache
+def codec_fields() -> Mapping[str, wire.Kind]:
     """Fields of a message that may carry a codec."""
-    return fields(MOST_CODEC_NUMBERS)
+    return MappingProxyType(fields(MOST_CODEC_NUMBERS))
 
 
 def state_schema(dimension: int) -> wire.Schema:

@@ -191,7 +191,15 @@ class Blueprint:
 
     def answer(self, size: int) -> Schema:
         """Schema of an answer to ``round`` with ``size`` values."""
-        return answer_schema(self._schemas_only.sealed(size), encrypted=self.seal.hands_sums_on)
+        if size not in self._answers:
+            sealed = self._schemas_only.sealed(size)
+            self._answers[size] = answer_schema(sealed, encrypted=self.seal.hands_sums_on)
+        return self._answers[size]
+
+    @cached_property
+    def _answers(self) -> dict[int, Schema]:
+        """Schemas that were made before; every client asks in every round."""
+        return {}
 
     def kept(self, op: str, size: int) -> Schema:
         """Schema of the answer to ``op`` in a round of ``size`` values."""

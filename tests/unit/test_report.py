@@ -11,7 +11,7 @@ import pytest
 from support.finished_run import SILOS, finished_run
 
 from privet.report import RunRecord, render, write_report
-from privet.report.page import AGGREGATE_WARNING, DIAGNOSTICS_NOTE, INSECURE_NOTE
+from privet.report.page import AGGREGATE_WARNING, CODE_WARNING, DIAGNOSTICS_NOTE, INSECURE_NOTE
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,23 @@ def test_sealing_without_noise_warns_that_it_hides_single_updates_only(tmp_path:
     )
     (path / "resolved.yaml").write_text(resolved, encoding="utf-8")
     assert AGGREGATE_WARNING.replace("'", "&#39;") in render(RunRecord.open(path))
+
+
+def test_a_codec_without_noise_warns_that_codes_give_texts_away(tmp_path: Path) -> None:
+    path = finished_run(tmp_path / "coded", "fedavg")
+    assert CODE_WARNING not in render(RunRecord.open(path))
+    resolved = (path / "resolved.yaml").read_text(encoding="utf-8")
+    assert "  kind: identity" in resolved
+    (path / "resolved.yaml").write_text(
+        resolved.replace("  kind: identity", "  kind: prune"), encoding="utf-8"
+    )
+    assert CODE_WARNING in render(RunRecord.open(path))
+    private = finished_run(tmp_path / "private")
+    resolved = (
+        (private / "resolved.yaml").read_text(encoding="utf-8").replace("  kind: identity", "  kind: prune")
+    )
+    (private / "resolved.yaml").write_text(resolved, encoding="utf-8")
+    assert CODE_WARNING not in render(RunRecord.open(private))
 
 
 def test_an_insecure_run_is_marked(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ AGGREGATE_WARNING = (
     "Encryption hides individual updates only: the opened sum of 8 sequences' LoRA gradients still gave up all its "
     "tokens to our attack."
 )
+CODE_WARNING = (
+    "A codec is no protection: what it keeps of an update is what tells it from others. Half of the coordinates of a "
+    "message still gave up nearly all its tokens to our attack."
+)
 EMBEDDED_NOTE = (
     "The base model's weights come 4-bit quantised out of their package and were de-quantised on load; results with "
     "the original weights differ."
@@ -104,6 +108,8 @@ def warnings(record: RunRecord) -> list[str]:
         found.append(f"This run has no finite ε: {record.worst.reason}.")
         if sealing(record)["level"] != "none":
             found.append(AGGREGATE_WARNING)
+        if record.config.get("codec", {}).get("kind", "identity") != "identity":
+            found.append(CODE_WARNING)
     found += list(sealing(record)["warnings"])
     if record.audit and record.audit.get("alarms"):
         found.append("An attack found more than what was promised; see Evidence.")

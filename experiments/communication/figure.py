@@ -28,7 +28,7 @@ def main() -> None:
                     text = f" {row['bytes_up']:,} B, {row['values']:,} values"
                     panel.text(row["bytes_up"], place + shift, text, va="center", fontsize=8)
         panel.set_xscale("log")
-        panel.set_xlim(10, 10**12)
+        panel.set_xlim(10, 10**11)
         panel.set_yticks(range(len(names)), names)
         dimension = next(r["dimension"] for r in rows if r["adapter"] == adapter)
         panel.set_title(f"{adapter}: {dimension:,} trained values")

@@ -166,7 +166,7 @@ def _codecs(axis: Axes, results: Results) -> None:
     axis.minorticks_off()
     axis.set_xlabel("ε, per record, δ = 1e-5")
     axis.set_title("Codecs", loc="left", fontsize=10, fontweight="bold")
-    axis.legend(fontsize=7.5, frameon=False)
+    axis.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.9))
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ import pytest
 from support.toy import config
 
 from privet import pipeline
-from privet.attacks import audit_canary
+from privet.attacks import audit_canary, canary_scores
 from privet.attacks.audit_canary import Plan, accounted, findings, score
 from privet.attacks.finding import Finding
-from privet.attacks.rehearsal import plain_schedule
+from privet.attacks.rehearsal import Stage, plain_schedule
 from privet.mechanism import GaussianMechanism
 
 DIMENSION, PARTIES = 512, 4
@@ -126,8 +126,16 @@ def test_clients_with_error_feedback_are_audited_without_their_memory() -> None:
     assert estimate.low <= 2**0.5 / 2 <= estimate.high
 
 
-def test_statistics_of_one_group_are_audited_in_several_runs() -> None:
+def test_statistics_of_one_group_are_audited_in_several_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is room for two canaries only; the coins of several runs are counted together."""
+    seeds: list[int | None] = []
+    rehearse = canary_scores.rehearse
+
+    def watched(stage: Stage, *arguments: Any, **options: Any) -> Any:
+        seeds.append(stage.config.insecure_test_seed)
+        return rehearse(stage, *arguments, **options)
+
+    monkeypatch.setattr(canary_scores, "rehearse", watched)
     coded = setting(
         "dr_encoder",
         "client",
@@ -139,6 +147,7 @@ def test_statistics_of_one_group_are_audited_in_several_runs() -> None:
     layout = [(f"{i}.lora_B", (16, 8)) for i in range(4)]
     scored = score(coded, DIMENSION, PARTIES, Plan(16, 1, seed=1), schedule=plain_schedule(coded, layout, 1))
     assert len(scored.inside) == 16
+    assert len(set(seeds)) == len(seeds) == 8, "runs of one audit share no noise, though the test seed is one"
     estimate = scored.estimate(1e-4)
     assert estimate.low <= 2**0.5 / 2 <= estimate.high
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from privet.attacks.planting import (
     with_canaries,
     without_memory,
 )
-from privet.attacks.rehearsal import Rehearsed, Stage, plain_schedule, rehearse
+from privet.attacks.rehearsal import Rehearsed, Stage, of_another_run, plain_schedule, rehearse
 from privet.attacks.transcript import RoundSeen
 from privet.codec_schedule import CodecSchedule
 from privet.codecs.prior import StatisticsCode, as_layout
@@ -132,7 +132,10 @@ def score(
     stage = Stage(config, CanaryTrainer(dimension), np.zeros(dimension, np.float32), schedule, factors)
     planted = _planted(config, dimension, plan, schedule)
     runs = max(1, min(MOST_RUNS, plan.canaries // len(planted)))
-    parts = [_scored(stage, planted, parties, plan, number) for number in range(runs)]
+    parts = [
+        _scored(replace(stage, config=of_another_run(config, number)), planted, parties, plan, number)
+        for number in range(runs)
+    ]
     joined = {
         name: np.concatenate([getattr(p, name) for p in parts])
         for name in ("seen", "shift", "offset", "ratios", "inside")

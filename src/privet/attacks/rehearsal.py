@@ -28,6 +28,8 @@ from privet.resolve import Factors, Resolved, resolve
 from privet.systems import System
 from privet.work import Trainer, Workplace
 
+APART = 1_000_003
+"""Between the test seeds of several rehearsals of one audit."""
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where clients' secrets of a rehearsal lie: in memory if there is such a folder; they are worth nothing after."""
 
@@ -156,6 +158,15 @@ def without_budget(config: Config) -> Config:
     if config.privacy is None:
         return config
     return config.model_copy(update={"privacy": config.privacy.model_copy(update={"max_epsilon": None})})
+
+
+def of_another_run(config: Config, number: int) -> Config:
+    """The configuration for one of several rehearsals, which must not share their noise.
+
+    Only ``insecure_test_seed`` could make them: without it every rehearsal has secrets of its own.
+    """
+    seed = config.insecure_test_seed
+    return config if seed is None else config.model_copy(update={"insecure_test_seed": seed + number * APART})
 
 
 def with_schedule(config: Config, **changes: Any) -> Config:

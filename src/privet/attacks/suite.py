@@ -28,7 +28,7 @@ from privet.attacks import (
 from privet.attacks.finding import Finding, not_applicable
 from privet.attacks.inversions import Inversions, own_layout
 from privet.attacks.invert_tokens import FAILED
-from privet.attacks.rehearsal import Stage, everybody_in, plain_schedule
+from privet.attacks.rehearsal import Stage, everybody_in, of_another_run, plain_schedule
 from privet.codec_schedule import CodecSchedule, follows_public
 from privet.config import Config
 from privet.errors import PrivetError
@@ -302,7 +302,7 @@ class Auditor:
             parts = np.array_split(updates, max(1, clients // size))
             for name, variant in settings:
                 runs = [
-                    client_updates.cohort(variant, self.material, part, self.seed + i)
+                    client_updates.cohort(of_another_run(variant, i), self.material, part, self.seed + i)
                     for i, part in enumerate(parts)
                 ]
                 rows += attack(runs, f"{name}, {who}, {len(runs)} runs of {size}", self.alarm / MEMBERSHIPS)

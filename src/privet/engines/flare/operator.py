@@ -20,7 +20,7 @@ from privet.deploy.hardening import CONTROLLER, EXECUTOR
 from privet.engines.flare.job import write_job
 from privet.errors import PrivetError
 
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS, _LOGIN_SECONDS = 10.0, 60.0
 _ENDED = ("FINISHED", "ABORTED", "ABANDONED", "FAILED")
 
 
@@ -39,7 +39,8 @@ def session(kit: Path, user: str) -> Iterator[Session]:
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            opened = new_secure_session(user, str(kit), timeout=_CONNECT_SECONDS)
+            # Its port is open: a busy server takes long to log somebody in, and is there all the same.
+            opened = new_secure_session(user, str(kit), timeout=_LOGIN_SECONDS)
     except (NoConnection, InternalError, OSError):
         raise _nobody(kit) from None
     finally:

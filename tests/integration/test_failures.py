@@ -130,7 +130,7 @@ def test_a_run_is_resumed_with_its_own_configuration_only(run: tuple[Path, Path]
         assert "another configuration" in error["message"]
         assert "the same --set" in error["hint"]
         assert error["given"] != error["allowed"]
-        assert (out / "config.yaml").read_text(encoding="utf-8") == kept, "it is what the message points to"
+        assert (out / "config.yaml").read_text(encoding="utf-8") == kept, "the run keeps its own"
     faster = ["--set", "engine.threads=1", "--set", "engine.cache_mebibytes=0"]
     done = CliRunner().invoke(app, ["run", str(file), "--out", str(out), "--resume", *faster, "--json"])
     assert done.exit_code == 0, "how fast a run is may change"

@@ -17,12 +17,15 @@ from privet.model_config import EMBEDDED_MODEL
 from privet.report.record import RunRecord
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
+AUDIT_FILE = "audit.json"
 # The configuration is left out: it may name folders of the machine that the run was made on.
-EVIDENCE = ("privacy.json", "dp_event.json", "metrics.jsonl", "audit.json")
+EVIDENCE = ("privacy.json", "dp_event.json", "metrics.jsonl", AUDIT_FILE)
 HUB_NAMES = {EMBEDDED_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 
-def export(record: RunRecord, out: Path, *, base: str | None = None, force: bool = False) -> list[Path]:
+def export(
+    record: RunRecord, out: Path, *, base: str | None = None, force: bool = False, audit: bool = True
+) -> list[Path]:
     """Write the adapter, its model card, and what the card's statement rests on.
 
     Args:
@@ -31,6 +34,7 @@ def export(record: RunRecord, out: Path, *, base: str | None = None, force: bool
         base: What ``peft`` shall look for as the base model: a hub name or a folder. By default what the run trained
             on, the embedded model under its hub name.
         force: Replace the files of an earlier export.
+        audit: Hand on what ``privet audit`` found, whose figures are exact functions of training records.
 
     Returns:
         The files written, the weights first.
@@ -57,8 +61,14 @@ def export(record: RunRecord, out: Path, *, base: str | None = None, force: bool
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(record.adapter / WEIGHTS_FILE, out / WEIGHTS_FILE)
     (out / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (out / CARD_FILE).write_text(model_card(record, base=name, parameters=count), encoding="utf-8")
-    evidence = [file for file in EVIDENCE if (record.folder / file).exists()]
+    (out / CARD_FILE).write_text(
+        model_card(record, base=name, parameters=count, audit=audit), encoding="utf-8"
+    )
+    if not audit:
+        (out / AUDIT_FILE).unlink(missing_ok=True)
+    evidence = [
+        file for file in EVIDENCE if (record.folder / file).exists() and (audit or file != AUDIT_FILE)
+    ]
     for file in evidence:
         shutil.copyfile(record.folder / file, out / file)
     return [out / file for file in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, *evidence)]

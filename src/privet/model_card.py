@@ -7,6 +7,7 @@ a run without a finite one says ``none`` and why.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -22,14 +23,20 @@ SEARCH = (
 )
 
 
-def model_card(record: RunRecord, *, base: str, parameters: int) -> str:
+WITHHELD = "This run was attacked. The figures are exact functions of training records and are not handed on."
+
+
+def model_card(record: RunRecord, *, base: str, parameters: int, audit: bool = True) -> str:
     """The card as Markdown with the metadata that model hubs read.
 
     Args:
         record: The run.
         base: Name of the base model.
         parameters: Values in the adapter's tensors.
+        audit: Show what ``privet audit`` found.
     """
+    evidence = _evidence(record) if audit or not record.audit else [WITHHELD]
+    record = record if audit else replace(record, audit=None)
     parts = [
         _metadata(base),
         f"# LoRA adapter of the run {record.name}",
@@ -41,7 +48,7 @@ def model_card(record: RunRecord, *, base: str, parameters: int) -> str:
         "## Privacy statement",
         *_privacy(record),
         "## Evidence",
-        *_evidence(record),
+        *evidence,
         "## Results",
         *_results(record),
         "## Training",

@@ -21,6 +21,7 @@ from privet.keys import SecretStore
 from privet.privacy.accountants import headline
 from privet.privacy.events import AnyRelease, NoGuarantee
 from privet.privacy.ledger import Ledger
+from privet.privacy.statement import INSECURE
 from privet.protocol import RoundId
 from privet.resolve import Resolved
 from privet.sealing.base import SealingRefused
@@ -93,10 +94,15 @@ class SiteLedger:
             SealingRefused: if the run's guarantee is of another kind than this site's ledger or than what was charged
                 under its name, or what it plans would exceed the site's epsilon.
         """
-        policy, planned, asked = self.policy, resolved.planned(), resolved.ledger()
+        policy, asked = self.policy, resolved.ledger()
+        planned = [*void(resolved), *resolved.planned()]
         if policy.max_epsilon is not None:
-            if any(isinstance(release, NoGuarantee) for release in planned):
-                raise SealingRefused("policy-epsilon", "the run has no finite epsilon; this site demands one")
+            reasons = [release.reason for release in planned if isinstance(release, NoGuarantee)]
+            if reasons:
+                raise SealingRefused(
+                    "policy-epsilon",
+                    f"the run has no finite epsilon ({reasons[0]}); this site allows {policy.max_epsilon}",
+                )
             if (asked.unit, asked.relation) != (policy.unit, policy.relation):
                 raise SealingRefused(
                     "policy-unit",
@@ -157,6 +163,12 @@ def count_of(release: AnyRelease) -> int:
     return 1 if isinstance(release, NoGuarantee) else release.count
 
 
+def void(resolved: Resolved) -> list[NoGuarantee]:
+    """What a site charges beside a run whose noise follows from a number in a file: it hides nothing."""
+    seeded = resolved.config.insecure_test_seed is not None
+    return [NoGuarantee("noise of a test seed", INSECURE)] if seeded else []
+
+
 def times(release: AnyRelease, count: int) -> AnyRelease:
     """The release ``count`` times; what has no guarantee counts once."""
     return release if isinstance(release, NoGuarantee) else release.times(count)
@@ -187,9 +199,8 @@ class RunAccount:
     def after(self, runs: Runs, more: Sequence[AnyRelease]) -> dict[str, Ledger]:
         """The ledgers with ``more`` releases of this run."""
         ledger = self.resolved.ledger()
-        for each in runs[self.run].releases if self.run in runs else ():
-            ledger.charge(each)
-        for each in more:
+        before = runs[self.run].releases if self.run in runs else ()
+        for each in (*void(self.resolved), *before, *more):
             ledger.charge(each)
         return {**runs, self.run: ledger}
 

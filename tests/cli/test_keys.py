@@ -60,6 +60,15 @@ def test_nothing_of_a_private_key_is_shown_or_left_open(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "site" / "identity.pem").stat().st_mode) == 0o600
 
 
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    code, _, told = invoke("keys", "show", other)
+    assert code == 2
+    assert f"{other}: this is not a roster" in told
+    assert "privet keys roster" in told
+
+
 def test_an_identity_is_never_replaced(tmp_path: Path) -> None:
     invoke("keys", "init", tmp_path / "site", "--name", "site")
     code, _, err = invoke("keys", "init", tmp_path / "site", "--name", "site")

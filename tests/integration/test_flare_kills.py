@@ -16,8 +16,6 @@ import pytest
 from support.consortium import Consortium, local_adapter, until
 from support.openings import faults
 
-from privet.site_ledger import count_of
-
 SITES = ("hosp-a", "hosp-b", "hosp-c", "hosp-d")
 ROUNDS = 10
 FLOOR = 3
@@ -88,9 +86,8 @@ def check_rounds(consortium: Consortium, run: str, rounds: int | None = ROUNDS) 
     assert [row["round"] for row in found] == list(range(len(found) if rounds is None else rounds))
     assert all(len(row["survivors"]) >= 3 for row in found)
     for number, name in enumerate(SITES):
-        ledger = consortium.site(name).ledger.runs()[run]
-        charged = sum(count_of(release) for release in ledger.releases)
-        assert charged >= sum(number in row["survivors"] for row in found), "an answer without a charge"
+        answers = sum(number in row["survivors"] for row in found)
+        assert consortium.charged(name, run) >= answers, "an answer without a charge"
     return found
 
 
@@ -218,8 +215,7 @@ def test_the_server_killed_at_each_phase_goes_on_to_the_same_adapter(
     adapter = consortium.server.run_folder("server") / "adapter" / "adapter_model.safetensors"
     assert adapter.read_bytes() == local_adapter(text, tmp_path / "local")
     for name in SITES:
-        charged = consortium.site(name).ledger.runs()["server"].releases
-        assert sum(count_of(release) for release in charged) == ROUNDS, "no release twice"
+        assert consortium.charged(name, "server") == ROUNDS, "no release twice"
 
 
 def test_a_killed_job_process_of_the_server_is_gone_on_with_by_who_follows(consortium: Consortium) -> None:

@@ -126,7 +126,7 @@ def test_a_run_over_a_sites_policy_goes_on_without_it(consortium: Consortium) ->
         assert "this site allows 0.01" in consortium.site_log("hosp-a")
         consortium.operator().stop("policy")
     finally:
-        consortium.settings("hosp-a", policy={"max_epsilon": 1000.0})
+        consortium.settings("hosp-a", policy={"max_epsilon": None})
 
 
 def test_a_known_site_with_anothers_key_is_refused(consortium: Consortium) -> None:

@@ -54,7 +54,7 @@ class Network:
             write_records(base / f"{name}.jsonl", 30 + 5 * number, number, CANARY)
             settings = yaml.safe_load(site_template())
             settings |= {"data": str(base / f"{name}.jsonl"), "threads": 1}
-            limits = {"allow_insecure_test_seed": True, "max_epsilon": 1000.0}
+            limits = {"allow_insecure_test_seed": True, "max_epsilon": None}
             settings["policy"] |= {**limits, "readings": approved(self.config())}
             (home.path / SITE).write_text(yaml.safe_dump(settings), encoding="utf-8")
             cards.append(init_keys(home.path / KEYS, name))
@@ -249,7 +249,7 @@ def test_a_run_over_a_sites_policy_is_refused_with_the_reason_on_both_sides(netw
         "hosp-a": "refused: policy-epsilon",
         "hosp-b": "refused: policy-sealing",
     }, told
-    assert any("epsilon 0 is spent and the run would take it to" in line for line in network.logs)
+    assert any("this site allows 0.5" in line for line in network.logs)
     assert any(
         "the run's sealing: masked; this site allows encrypted+masked" in line for line in network.logs
     )

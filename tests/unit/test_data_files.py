@@ -119,7 +119,12 @@ def test_an_open_quote_is_named_with_what_it_swallowed(tmp_path: Path, after: st
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "does not name the columns"), (b"a,a\n1,2\n", "same name"), (b"a,b\n\xff\xfe,2\n", "not UTF-8")],
+    [
+        (b"", "does not name the columns"),
+        (b"a,a\n1,2\n", "same name"),
+        (b"a;b\n1;2\n", 'delimiter: ";"'),
+        (b"a,b\n\xff\xfe,2\n", "not UTF-8"),
+    ],
 )
 def test_csv_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "rows.csv").write_bytes(content)

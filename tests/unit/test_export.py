@@ -138,3 +138,25 @@ def test_a_damaged_adapter_is_refused(damage: str, record: RunRecord, tmp_path: 
         save_file(tensors, path)
     with pytest.raises(PrivetError, match=r"no whole adapter|no LoRA configuration"):
         export(record, tmp_path / "out")
+
+
+def test_what_an_audit_found_can_be_left_out(tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "run")
+    row = {
+        "attack": "mia.model",
+        "control": False,
+        "setting": "the adapter",
+        "metric": "AUC",
+        "samples": "9 records",
+    }
+    row |= {"value": 0.54321, "low": 0.4, "high": 0.7, "compared": 0.5, "verdict": "reported"}
+    (folder / "audit.json").write_text(json.dumps({"suite": "quick", "alarms": 0, "findings": [row]}))
+    record = RunRecord.open(folder)
+    export(record, tmp_path / "out")
+    assert (tmp_path / "out" / "audit.json").exists()
+    assert "mia.model" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    export(record, tmp_path / "out", force=True, audit=False)
+    assert not (tmp_path / "out" / "audit.json").exists()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "mia.model" not in card
+    assert "This run was attacked" in card

@@ -233,7 +233,8 @@ def test_the_local_engines_client_asks_its_guard_before_it_answers(tmp_path: Pat
     assert all(row["survivors"] == [1, 2, 3] for row in rounds)
     assert rounds[0]["missing"]["0"] == "refused: policy-attempts"
     kept = json.loads((tmp_path / "1" / ENTRY).read_text(encoding="utf-8"))["runs"]["run"]["events"]
-    assert [event["count"] for event in kept] == [4]
+    assert kept[0]["type"] == "no-guarantee", "its noise is that of a test seed"
+    assert [event["count"] for event in kept[1:]] == [4]
     assert ENTRY not in sites[0].store
 
 
@@ -251,3 +252,14 @@ def test_trap_11_a_site_charges_both_stages_of_dr_encoder(tmp_path: Path) -> Non
     assert site.runs()["r"].releases == planned.releases
     with pytest.raises(SealingRefused, match="policy-epsilon"):
         account.admit(RoundId(0, 1))
+
+
+def test_noise_of_a_test_seed_is_no_noise_to_a_site(tmp_path: Path) -> None:
+    """A site that allows such runs remembers that they promised nothing, and never claims a finite epsilon again."""
+    seeded = resolved(config(insecure_test_seed=5))
+    with pytest.raises(SealingRefused, match=r"no finite epsilon \(insecure_test_seed.*this site allows 100"):
+        ledger(tmp_path, max_epsilon=100).open("test", seeded)
+    ledger(tmp_path, max_epsilon=None).open("test", seeded).admit(RoundId(0))
+    assert ledger(tmp_path, max_epsilon=None).summary()["epsilon"] is None
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        ledger(tmp_path, max_epsilon=100).open("real", resolved())

@@ -50,6 +50,13 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder that holds an export already.")
     ] = False,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit/--no-audit",
+            help="Hand on what `privet audit` found: figures that are exact functions of training records.",
+        ),
+    ] = True,
     json_: JsonOption = False,
 ) -> None:
     """Write a PEFT adapter folder with a model card.
@@ -59,7 +66,7 @@ def export(
     from privet.export import export as write
     from privet.report.record import RunRecord, find
 
-    files = write(RunRecord.open(find(run)), out, base=base, force=force)
+    files = write(RunRecord.open(find(run)), out, base=base, force=force, audit=audit)
     if json_:
         answer({"path": str(out), "files": [path.name for path in files]})
     else:

@@ -174,6 +174,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+DELIMITERS = ";\t|,"
+"""What stands between columns where it is not what the configuration says."""
+
+
 def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     broken = Broken(str(path), left_out)
     rows = []
@@ -187,6 +191,14 @@ def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tup
                 else "two columns have the same name",
                 field=str(path),
                 hint="CSV needs a header line with distinct names",
+            )
+        others = [mark for mark in DELIMITERS if mark in header[0]]
+        if len(header) == 1 and others:
+            raise PrivetError(
+                "the first line is one column whose name holds what looks like a delimiter",
+                field=str(path),
+                given=f"{header[0][:80]!r}, read with data.delimiter {delimiter!r}",
+                hint=f"set data.delimiter: {json.dumps(others[0])}",
             )
         while True:
             start = reader.line_num + 1  # a quoted value may span lines: the row begins here

@@ -27,7 +27,8 @@ EMBEDDED_NOTE = (
 INSECURE_NOTE = "Every secret of this run follows from `insecure_test_seed`, so it promises nothing."
 AUDIT_NOTE = (
     "Evidence: the figures of `privet audit` (`audit.json` and its chapter) are exact functions of training records; "
-    "no ε covers them. They are for whoever holds the records; leave them out of what is handed on."
+    "no ε covers them. They are for whoever holds the records; `privet export --no-audit` leaves them "
+    "out of what is handed on."
 )
 DIAGNOSTICS_NOTE = (
     "Diagnostics of the simulation: sampled counts, measured noise and the sizes of the data, which this file shows. "

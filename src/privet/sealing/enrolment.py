@@ -54,7 +54,7 @@ def read_card(path: Path) -> Member:
     Raises:
         PrivetError: if the file is no card or the key's owner did not sign the name.
     """
-    document = read_document(_read(path), "privet_card")
+    document = read_document(_read(path), "privet_card", str(path))
     name = check_name(str(document.get("name")), f"{path}: name")
     public_key = read_hex(document.get("public_key"), PUBLIC_KEY_BYTES, f"{path}: public_key")
     signature = read_hex(document.get("signature"), SIGNATURE_BYTES, f"{path}: signature")
@@ -116,7 +116,7 @@ def read_roster(path: Path) -> Roster:
     Raises:
         PrivetError: if there is no roster in it.
     """
-    return Roster.from_json(_read(path))
+    return Roster.from_json(_read(path), str(path))
 
 
 def write_roster(roster: Roster, path: Path) -> None:

@@ -206,13 +206,13 @@ class Roster:
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Roster:
-        """Read what `to_json` wrote. Signatures are read, not believed: call `accept`.
+    def from_json(cls, text: str, where: str | None = None) -> Roster:
+        """Read what `to_json` wrote, in the file ``where``. Signatures are read, not believed: call `accept`.
 
         Raises:
             PrivetError: if the text is no roster.
         """
-        document = read_document(text, "privet_roster")
+        document = read_document(text, "privet_roster", where)
         members = document.get("members")
         signatures = document.get("signatures")
         authority = document.get("authority_signature")
@@ -257,14 +257,20 @@ class Roster:
 _CONTENT: Body = {"what": "the members of this roster, as hashed"}
 
 
-def read_document(text: str, marker: str) -> dict[str, Any]:
-    """The JSON object that carries ``marker: 1``; a `PrivetError` if the text is none."""
+def read_document(text: str, marker: str, where: str | None = None) -> dict[str, Any]:
+    """The JSON object that carries ``marker: 1``; a `PrivetError` that names the file ``where`` if the text is none."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or document.get(marker) != 1:
-        raise PrivetError(f"this is no file with '{marker}': 1", allowed="a file that 'privet keys' wrote")
+        what = "a card" if marker == "privet_card" else "a roster"
+        raise PrivetError(
+            f"this is not {what}",
+            field=where,
+            allowed=f"a file that 'privet keys' wrote, with '{marker}': 1",
+            hint="`privet keys init` writes cards, `privet keys roster` and `merge` write rosters",
+        )
     return document
 
 

@@ -72,8 +72,9 @@ def _row(verdict: Verdict) -> str:
 
 
 def _cell(text: str, most: int = 90) -> str:
-    """The beginning of a failure as code in a cell, without bytes that differ from run to run."""
-    text = re.sub(r"b'[^ ]*'", "b'…'", text)
+    """The beginning of a failure as code in a cell, without what differs from run to run: bytes, addresses, folders."""
+    for changing in (r"b'[^ ]*'", r"0x[0-9a-f]+", r"'/[^' ]*'?"):
+        text = re.sub(changing, "…", text)
     short = text if len(text) <= most else text[:most] + "…"
     return "`" + short.replace("|", "∣").replace("`", "'") + "`"
 

@@ -66,6 +66,13 @@ class Worker:
         alive = self._process is not None and self._process.poll() is None
         return self._process.pid if alive and self._process else None
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, begun if there is none: before the first question, it is ready by the time that one comes."""
+        if self.pid is None or self._process is None:
+            self.close()
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return self._process
+
     def ask(self, op: str, question: bytes, given_up: Callable[[], bool] = lambda: False) -> bytes:
         """The answer to one question; starts the process if there is none.
 
@@ -78,11 +85,7 @@ class Worker:
             WorkerGone: if the process ended, or was ended, without an answer.
             WorkerRefused: if it gave a reason instead.
         """
-        if self.pid is None:
-            self.close()
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        process = self._process
-        assert process is not None
+        process = self.start()
         assert process.stdin is not None
         assert process.stdout is not None
         watch = threading.Thread(target=self._watch, args=(process, given_up), daemon=True)
@@ -222,6 +225,9 @@ def main(kit: str, run: str, name: str) -> None:
             os._exit(0)  # the engine is gone, also in the midst of training
 
     threading.Thread(target=read, daemon=True).start()
+    # Seconds of imports that the first answer needs, while the server is busy with its own.
+    import privet.material
+    import privet.train  # noqa: F401
     from privet.engines.party import Party, Refused
 
     party: Party | None = None

@@ -28,20 +28,18 @@ class PrivetExecutor(Executor):  # type: ignore[misc]  # nvflare is untyped
         self._worker: Worker | None = None
 
     def handle_event(self, event_type: str, fl_ctx: Any) -> None:
-        """End the worker with the job."""
+        """Begin and end the worker with the job."""
         if event_type == EventType.START_RUN:
             follow_parent()
+            self._of(fl_ctx).start()
         if event_type in (EventType.END_RUN, EventType.ABORT_TASK) and self._worker is not None:
             self._worker.close()
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: Any, abort_signal: Any) -> Shareable:
         """The worker's answer, or a fixed reason: no text of an exception leaves."""
-        if self._worker is None:
-            kit = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
-            self._worker = Worker(kit, self.run_name, fl_ctx.get_identity_name())
         try:
             question = shareable.get(RAW)
-            answer = self._worker.ask(task_name, bytes(question), lambda: bool(abort_signal.triggered))
+            answer = self._of(fl_ctx).ask(task_name, bytes(question), lambda: bool(abort_signal.triggered))
         except WorkerGone:
             return _no_answer(CRASHED)
         except WorkerRefused as refused:
@@ -52,6 +50,13 @@ class PrivetExecutor(Executor):  # type: ignore[misc]  # nvflare is untyped
         reply = make_reply(ReturnCode.OK)
         reply[RAW] = answer
         return reply
+
+    def _of(self, fl_ctx: Any) -> Worker:
+        """The worker of this job."""
+        if self._worker is None:
+            kit = Path(fl_ctx.get_engine().get_workspace().get_root_dir())
+            self._worker = Worker(kit, self.run_name, fl_ctx.get_identity_name())
+        return self._worker
 
 
 def _no_answer(reason: str) -> Shareable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mutants.mutant import Mutant, mutant
-from mutants.tests_that_notice import ALTERED, FOREIGN_JOB, OVER_POLICY, REPLAYED
+from mutants.tests_that_notice import ALTERED, FOREIGN_JOB, ONE_AGREEMENT, ONE_NAME, OVER_POLICY, REPLAYED
 
 SITE_MUTANTS: tuple[Mutant, ...] = (
     mutant(
@@ -24,6 +24,16 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "old questions answered again",
         ("engines/party.py", "        if now < latest:", "        if False:"),
         tests=(REPLAYED,),
+    ),
+    mutant(
+        "an answer that was charged in one run given in another of its name",
+        ("engines/party.py", "known != agreed.encode():", "False:"),
+        tests=(ONE_NAME,),
+    ),
+    mutant(
+        "masks not bound to the run's configuration",
+        ("federation.py", 'f"{self.run}/{self.agreement}"', "self.run"),
+        tests=(ONE_AGREEMENT,),
     ),
     mutant(
         "a site runs a job that brings its own code",

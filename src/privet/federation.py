@@ -24,6 +24,7 @@ from privet.keys import ClientKeys, SecretStore, derive
 from privet.messages import OPEN, ROUND, answer_schema, schemas
 from privet.pipeline import Floats
 from privet.resolve import Resolved
+from privet.run_folder import config_hash
 from privet.sealing.base import SealingServer, Store
 from privet.sealing.identity import Identity
 from privet.sealing.levels import Seal
@@ -149,7 +150,9 @@ class Blueprint:
     Attributes:
         resolved: What runs.
         roster: Who takes part, by party number.
-        run: Name of the run; enters signatures and keys.
+        run: Name of the run.
+        agreement: Hash of all that was agreed on, hexadecimal. Every key, mask and signature is bound to it: clients
+            that were told of different runs make sums that open to nothing.
         initial: Trained values at the start, float32 [D].
         schedule: The codec of each round.
         given: The first codec, where another made it.
@@ -158,6 +161,7 @@ class Blueprint:
     resolved: Resolved
     roster: Roster
     run: str
+    agreement: str
     initial: Floats
     schedule: CodecSchedule
     given: Codec | None = None
@@ -168,7 +172,7 @@ class Blueprint:
         config = self.resolved.config
         return Seal(
             config.sealing,
-            self.run,
+            f"{self.run}/{self.agreement}",
             self.roster,
             sum_field(self.resolved, len(self.initial)),
             self.resolved.trust.min_survivors,
@@ -290,7 +294,7 @@ def federate(
         tap: Sees every exchange of the local engine.
     """
     roster = Roster.in_memory([place.name for place in places], [s.identity for s in secrets])
-    blueprint = Blueprint(resolved, roster, run, initial, schedule)
+    blueprint = Blueprint(resolved, roster, run, config_hash(resolved.config), initial, schedule)
     # The roster sorts nothing: a party's number is its place in it.
     clients = {
         roster.party_of(secret.identity.public_key): blueprint.client(place, secret)

@@ -117,7 +117,7 @@ class SiteLedger:
                 "policy-other-run", "releases of a run of this name were charged under another trust model"
             )
         done = account.charged(runs)
-        left = [(release, count_of(release) - done.get(release.name, 0)) for release in planned]
+        left = [(release, count_of(release) - done[repr(times(release, 1))]) for release in planned]
         missing = [times(release, count) for release, count in left if count > 0]
         if not account.affords(runs, missing):
             epsilon = self.epsilon(account.after(runs, missing))
@@ -190,10 +190,10 @@ class RunAccount:
     _known: dict[frozenset[str], Counter[str]] = field(default_factory=dict)
 
     def charged(self, runs: Runs) -> Counter[str]:
-        """Releases of this run so far, by their names."""
+        """Releases of this run so far, by all that one of them costs; its name says nothing of its noise."""
         counts: Counter[str] = Counter()
         for each in runs[self.run].releases if self.run in runs else ():
-            counts[each.name] += count_of(each)
+            counts[repr(times(each, 1))] += count_of(each)
         return counts
 
     def after(self, runs: Runs, more: Sequence[AnyRelease]) -> dict[str, Ledger]:

@@ -26,9 +26,9 @@ PHASES = (("round", "before"), ("round", "after"), ("recover.unmask", "before"))
 SITE_PHASES = PHASES[1:]
 """A whole site's death costs more than a minute; before an answer it is to all others what its child's death is."""
 
-SERVER_PHASES = ("round", "recover.unmask", "apply")
-"""The server dies after each, before it writes anything down: with all answers in, with shares enough to open the sum,
-with the new adapter in its memory alone. A death takes a minute of two cores, so these stand for the others, which
+SERVER_PHASES = ("round", "apply")
+"""The server dies after each, before it writes anything down: with all answers in; with the sum open and the new
+adapter in its memory alone. A death takes most of a minute of two cores, so these stand for the others, which
 `test_kill_resume.py` kills in one process."""
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("flare")]
@@ -151,28 +151,19 @@ def test_a_child_killed_at_any_phase_is_one_lost_answer(consortium: Consortium) 
     assert len(consortium.server.orders("child")["jobs"]) == 1, "within the same job"
 
 
-def test_a_job_process_killed_at_any_phase_is_started_again(consortium: Consortium) -> None:
-    consortium.submit("process", config(consortium, 1000))
-    follower = Follower(consortium, "process")
-    follower.start()
-    consortium.pace(0.5)
-    for op, when in PHASES:
-        back(consortium, "process")
-        order = consortium.order(VICTIM, op, when, kill=VICTIM, part="worker_process")
-        until(f"the kill {when} {op}", order.exists)
-    back(consortium, "process")
-    end_early(consortium, follower)
-    check_rounds(consortium, "process", None)
-    check_openings(consortium)
-    assert consortium.run_log("process").count("'site': 'hosp-b'") >= 3
-    assert len(consortium.server.orders("process")["jobs"]) == 1, "within the same job"
-
-
-def test_a_site_killed_at_any_phase_comes_back_in_another_job(consortium: Consortium) -> None:
-    consortium.submit("site", config(consortium, 1000))
+def test_a_job_process_comes_back_in_its_job_and_a_whole_site_in_another(consortium: Consortium) -> None:
+    """Both die at each phase, in one run; what nobody answers costs the others a short time limit."""
+    consortium.submit("site", config(consortium, 1000, site_timeout=8))
     follower = Follower(consortium, "site")
     follower.start()
     consortium.pace(0.5)
+    for op, when in PHASES:
+        back(consortium, "site")
+        order = consortium.order(VICTIM, op, when, kill=VICTIM, part="worker_process")
+        until(f"the kill {when} {op}", order.exists)
+    back(consortium, "site")
+    assert consortium.run_log("site").count("'site': 'hosp-b'") >= len(PHASES)
+    assert len(consortium.server.orders("site")["jobs"]) == 1, "within the same job"
     for op, when in SITE_PHASES:
         back(consortium, "site")
         order = consortium.order(VICTIM, op, when, kill=VICTIM)
@@ -191,10 +182,9 @@ def test_a_site_killed_at_any_phase_comes_back_in_another_job(consortium: Consor
 def test_the_server_killed_at_each_phase_goes_on_to_the_same_adapter(
     consortium: Consortium, tmp_path: Path
 ) -> None:
-    """No site drops out of a round, so after three deaths the adapter is that of one process, bit by bit."""
+    """No site drops out of a round, so after these deaths the adapter is that of one process, bit by bit."""
     orders = [
-        consortium.order("server", op, "after", number=max(0, i - 1), kill="server")
-        for i, op in enumerate(SERVER_PHASES)
+        consortium.order("server", op, "after", number=i, kill="server") for i, op in enumerate(SERVER_PHASES)
     ]
     text = config(consortium)
     consortium.submit("server", text)
@@ -219,17 +209,6 @@ def test_the_server_killed_at_each_phase_goes_on_to_the_same_adapter(
     assert adapter.read_bytes() == local_adapter(text, tmp_path / "local")
     for name in SITES:
         assert consortium.charged(name, "server") == ROUNDS, "no release twice"
-
-
-def test_a_killed_job_process_of_the_server_is_gone_on_with_by_who_follows(consortium: Consortium) -> None:
-    consortium.submit("server-job", config(consortium))
-    follower = Follower(consortium, "server-job")
-    follower.start()
-    wait_for_round(consortium, "server-job", 2)
-    assert len(consortium.kill("server", "runner_process")) == 1
-    assert follower.end()["state"] == "finished"
-    check_rounds(consortium, "server-job")
-    assert len(consortium.server.orders("server-job")["jobs"]) == 2
 
 
 def test_below_the_floor_a_round_aborts_and_nothing_is_opened(consortium: Consortium) -> None:
@@ -258,14 +237,22 @@ def test_below_the_floor_a_round_aborts_and_nothing_is_opened(consortium: Consor
     assert (2, 0) not in slots
 
 
-def test_a_stopped_run_can_be_gone_on_with(consortium: Consortium) -> None:
-    consortium.submit("stopped", config(consortium))
-    wait_for_round(consortium, "stopped", 1)
-    consortium.operator().stop("stopped")
-    until("the end", lambda: consortium.server.status("stopped")["state"] == "interrupted")
-    assert consortium.round_of("stopped") < ROUNDS
+def test_who_follows_goes_on_after_a_killed_server_job_and_who_asks_after_a_stop(
+    consortium: Consortium,
+) -> None:
+    consortium.submit("stopped", config(consortium, 16))
     follower = Follower(consortium, "stopped")
-    follower.operator.start_job("stopped")
     follower.start()
-    assert follower.end()["state"] == "finished"
-    check_rounds(consortium, "stopped")
+    wait_for_round(consortium, "stopped", 2)
+    assert len(consortium.kill("server", "runner_process")) == 1
+    wait_for_round(consortium, "stopped", 5)
+    assert len(consortium.server.orders("stopped")["jobs"]) == 2
+    end_early(consortium, follower)
+    assert consortium.server.status("stopped")["state"] == "interrupted"
+    assert consortium.round_of("stopped") < 16
+    again = Follower(consortium, "stopped")
+    again.operator.start_job("stopped")
+    again.start()
+    assert again.end()["state"] == "finished"
+    check_rounds(consortium, "stopped", 16)
+    assert len(consortium.server.orders("stopped")["jobs"]) == 3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ import yaml
 from support.consortium import SITES, approved, local_adapter, write_records
 
 from privet import wire
-from privet.config import parse
+from privet.config import parse, to_yaml
 from privet.engines.homes import FOLDER, KEYS, ROSTER, SITE, Consortium, ServerHome, SiteHome, site_template
+from privet.engines.joining import JOIN, joining, made_from_public
 from privet.engines.party import Party, Refused
 from privet.engines.remote import Delivery
 from privet.engines.serving import serve
 from privet.model_config import ModelConfig
 from privet.protocol import RoundId
+from privet.resolve import resolve
+from privet.run_folder import RunFolder
 from privet.sealing.enrolment import assemble, init_keys, sign_file
-from privet.sealing.envelope import SERVER, Address, open_envelope
+from privet.sealing.envelope import SERVER, Address, open_envelope, seal_envelope
 from privet.sealing.identity import Identity
 
 CANARY = "xyzzycanary"
@@ -33,12 +38,14 @@ class Network:
     Attributes:
         sent: Every question, in order: operation, party, envelope.
         meddle: Changes an answer on its way: operation, party, answer.
+        forge: Changes a question before it is sent, likewise.
     """
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.sent: list[tuple[str, int, bytes]] = []
         self.meddle: Callable[[str, int, bytes], bytes] = lambda op, party, answer: answer
+        self.forge: Callable[[str, int, bytes], bytes] = lambda op, party, question: question
         self.logs: list[str] = []
         self.parties: dict[int, Party] = {}
         server = base / "server" / FOLDER
@@ -127,13 +134,26 @@ class Network:
         self, op: str, questions: Mapping[int, bytes], timeout: float, answered: Callable[[], None]
     ) -> Delivery:
         answers, failures = {}, {}
-        for party, raw in questions.items():
+        for party, raw in ((party, self.forge(op, party, raw)) for party, raw in questions.items()):
             self.sent.append((op, party, raw))
             try:
                 answers[party] = self.meddle(op, party, self.parties[party].answer(op, raw))
             except Refused as refused:
                 failures[party] = refused.reason
         return Delivery(answers, failures)
+
+    def invitation_to_another(self, party: int, raw: bytes, config: str, due: RoundId | None = None) -> bytes:
+        """An invitation with another configuration in it, signed by the server, whose key this is."""
+        address, request = Address(SERVER, party, "run", RoundId(0), JOIN), joining().request
+        keys, roster = {SERVER: self.server.identity.public_key}, self.server.roster().hash
+        opened = open_envelope(
+            raw, expected=address, keys=keys, roster_hash=roster, max_payload=request.max_bytes()
+        )
+        body = wire.decode(opened, request)
+        asked = resolve(parse(yaml.safe_load(config)), dimension=int(body["dimension"]), parties=len(SITES))
+        payload = wire.encode({**body, "config": to_yaml(asked.config)}, request)
+        address = replace(address, round=due or address.round)
+        return seal_envelope(self.server.identity, roster, address, payload)
 
 
 def reason_of_replay(party: Party, op: str, raw: bytes) -> str | None:
@@ -372,7 +392,6 @@ def test_a_codec_of_self_written_sentences_gives_the_run_of_one_process(
 ) -> None:
     """The server's copy of the model writes them, and no site's does: another processor would draw other words."""
     import privet.self_written
-    from privet.engines.joining import joining, made_from_public
     from privet.models import load_model
 
     written: list[tuple[Path, int]] = []
@@ -424,3 +443,38 @@ def test_dr_encoder_gives_the_run_of_one_process(network: Network, tmp_path: Pat
     assert network.go(**sections) == "finished", (network.server.status("run"), network.logs[-3:])
     result = network.server.run_folder("run") / "adapter" / "adapter_model.safetensors"
     assert result.read_bytes() == local_adapter(network.config(**sections), tmp_path / "local")
+
+
+def test_a_run_of_one_name_is_one_run(network: Network) -> None:
+    """Charged under much noise and not yet answered; then a server asks the same question under next to none."""
+    much = network.config(rounds=1, privacy={"noise_multiplier": 3.0})
+    little = network.config(rounds=1, privacy={"noise_multiplier": 1e-3})
+    network.meddle = lambda op, party, answer: b"" if op == "round" else answer
+    network.go(rounds=1, privacy={"noise_multiplier": 3.0})
+    (invited,) = [raw for op, party, raw in network.sent if (op, party) == (JOIN, 0)]
+    again = Party(network.home(SITES[0]), "run", network.logs.append)
+    for config, refused in ((little, True), (much, False)):
+        # Signed for the attempt that came last, as a server would.
+        asked = network.invitation_to_another(0, invited, config, RoundId(0, 1))
+        with pytest.raises(Refused, match="other-run") if refused else nullcontext():
+            again.answer(JOIN, asked)
+
+
+@pytest.mark.parametrize("seal", ["masked", "encrypted", "encrypted+masked"])
+def test_a_server_that_tells_sites_of_different_runs_opens_nothing(network: Network, seal: str) -> None:
+    """The others would draw no record and add next to no noise: the sum would be one site's, with its share alone."""
+    empty = {"sampling_rate": 1e-9, "expected_batch": 20}
+    other = network.config(1, seal, schedule=empty, privacy={"noise_multiplier": 2.0})
+
+    def forge(op: str, party: int, question: bytes) -> bytes:
+        lies = op == JOIN and party > 0
+        return network.invitation_to_another(party, question, other) if lies else question
+
+    network.forge = forge
+    assert network.go(rounds=1, seal=seal) in ("failed", "stopped")
+    assert not any(op in ("recover.unmask", "open") for op, _, _ in network.sent)
+    rows = RunFolder(network.server.run_folder("run")).rows("rounds.jsonl")
+    assert not any("survivors" in row for row in rows), "nothing was opened"
+    assert "1 of 3" in network.server.status("run")["reason"], (
+        "one site agreed to the run that the server holds"
+    )

@@ -63,7 +63,7 @@ def blueprint(folder: Path) -> Blueprint:
     )
     resolved = resolve(config, dimension=DIMENSION, parties=PARTIES)
     roster = read_roster(folder / "roster.json")
-    return Blueprint(resolved, roster, "a run apart", np.zeros(DIMENSION, np.float32), codec)
+    return Blueprint(resolved, roster, "a run apart", "agreed", np.zeros(DIMENSION, np.float32), codec)
 
 
 def send(connection: socket.socket, head: dict[str, Any], data: bytes = b"") -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
+from privet import wire
 from privet.aggregate import codec_fields
 from privet.codecs import Codec, pack, unpack
 from privet.config import Config, to_yaml
 from privet.protocol import as_array
+from privet.run_folder import config_hash
 from privet.tokenise import Example
 from privet.wire import Array, Body, Kind, Message, Schema, Text, UpTo, Whole, WireError
 
@@ -65,6 +68,20 @@ def invitation(
         _SUPERVISED: np.concatenate([np.zeros(0, np.bool_), *(each.supervised for each in public)]),
         **pack(codec),
     }
+
+
+def agreement(config: Config, body: Body) -> str:
+    """Names all that an invitation says of a run, hexadecimal: whoever was told something else has another.
+
+    Only what makes no difference to what is computed is left out: how fast an engine goes and how long it waits.
+
+    Args:
+        config: The invitation's configuration.
+        body: The invitation.
+    """
+    rest = {name: value for name, value in body.items() if name not in ("config", "versions")}
+    bare: Body = {**rest, "config": config_hash(config), "versions": ""}
+    return hashlib.sha256(wire.encode(bare, joining().request)).hexdigest()
 
 
 def made_from_public(body: Body) -> tuple[list[Example], Codec | None]:

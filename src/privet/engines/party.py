@@ -18,7 +18,7 @@ from privet import wire
 from privet.client import Client
 from privet.config import Config, ConfigError, load, parse
 from privet.engines.homes import AGREED, SiteHome, SiteSettings
-from privet.engines.joining import JOIN, installed, joining, made_from_public
+from privet.engines.joining import JOIN, agreement, installed, joining, made_from_public
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Secrets
 from privet.messages import FINISH, OPEN, ROUND
@@ -32,7 +32,7 @@ from privet.site_ledger import checked_name
 from privet.site_policy import refusals
 from privet.wire import Body
 
-LATEST = "latest.round"
+LATEST, AGREEMENT = "latest.round", "agreement"
 _NUMBER_BYTES = 8
 Log = Callable[[str], None]
 
@@ -226,6 +226,20 @@ def check_model(home: SiteHome, asked: Config) -> None:
         )
 
 
+def _agreed_once(store: Store, agreed: str) -> str:
+    """What a run is, kept for good: an answer that was charged under one configuration is never given under another.
+
+    Raises:
+        Refused: if a run of this name was something else.
+    """
+    known = store.get(AGREEMENT)
+    if known is not None and known != agreed.encode():
+        raise Refused("refused: other-run", "this run was joined with another configuration, model or codec")
+    if known is None:
+        store.put(AGREEMENT, agreed.encode())
+    return agreed
+
+
 def join(
     home: SiteHome, run: str, roster: Roster, number: int, asked: Config, body: Body, log: Log
 ) -> Joined:
@@ -272,6 +286,7 @@ def join(
     seed = config.insecure_test_seed
     folder = home.run_folder(run)
     secrets = Secrets.of_site(folder, home.identity, None if seed is None else (seed, number))
+    agreed = _agreed_once(secrets.store, agreement(asked, body))
     try:
         material.public, codec = made_from_public(body)
     except (wire.WireError, RoundAborted):
@@ -283,7 +298,7 @@ def join(
     schedule = codec_schedule(config, material, given=given)
     if codec is not None:
         schedule.check(codec)
-    blueprint = Blueprint(resolved, roster, run, backbone.initial_flat(), schedule, codec)
+    blueprint = Blueprint(resolved, roster, run, agreed, backbone.initial_flat(), schedule, codec)
     place = Workplace(home.name, material.trainer, examples, config.engine.micro_batch)
     client = blueprint.client(place, secrets, account)
 

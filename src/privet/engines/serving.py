@@ -12,7 +12,7 @@ from privet.cast import Observe, check_weights
 from privet.codec_schedule import follows_public
 from privet.config import Config, load
 from privet.engines.homes import FOLDER, ServerHome
-from privet.engines.joining import invitation
+from privet.engines.joining import agreement, invitation
 from privet.engines.remote import Interrupted, RemoteEngine, SegmentEnded, Transport
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Federation
@@ -21,6 +21,7 @@ from privet.material import Material, codec_schedule, gather, public_for_codec
 from privet.resolve import Resolved
 from privet.run_folder import SIGN, RunFolder
 from privet.runs import start
+from privet.sealing.levels import hands_sums_on
 from privet.sealing.roster import Roster
 from privet.server import Server
 from privet.store import FolderStore
@@ -67,18 +68,20 @@ class AtSites:
         """The server's half and the engine that asks the sites; ``run`` gives way to the name that the sites know."""
         config = resolved.config
         check_weights(config, self.names(material))
-        blueprint = Blueprint(
-            resolved,
-            self.roster,
-            self.name,
+        initial, schedule = (
             material.trainer.backbone.initial_flat(),
             codec_schedule(config, material, observe),
         )
+        told: dict[str, Any] = {"dimension": len(initial), "model": material.model.fingerprint}
+        if hands_sums_on(config.sealing) and follows_public(config.codec):
+            told |= {"public": public_for_codec(config, material), "codec": schedule.first(initial)}
+        invited = invitation(config, **told)
+        agreed = agreement(config, invited)
+        blueprint = Blueprint(
+            resolved, self.roster, self.name, agreed, initial, schedule, given=told.get("codec")
+        )
         store = FolderStore(SecretStore(folder / "checkpoints" / "sealing"))
         server = blueprint.server(store, save, observe)
-        told: dict[str, Any] = {"dimension": server.dimension, "model": material.model.fingerprint}
-        if blueprint.seal.hands_sums_on and follows_public(config.codec):
-            told |= {"public": public_for_codec(config, material), "codec": blueprint.first_codec}
         self.home.tell(self.name, {"rounds": server.rounds})
 
         def failed(op: str, party: int, reason: str) -> None:
@@ -89,7 +92,7 @@ class AtSites:
             identity=self.home.identity,
             roster=self.roster,
             name=self.name,
-            invitation=invitation(config, **told),
+            invitation=invited,
             messages=blueprint.messages,
             due=lambda: server.progress.round,
             timeout=config.engine.site_timeout,

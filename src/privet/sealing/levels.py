@@ -32,7 +32,7 @@ class Seal:
 
     Attributes:
         config: The section.
-        run: Name of the run; enters every signature and key.
+        run: Name of the run and what was agreed on; enters every signature and key.
         roster: Who takes part.
         field: Integers that hold the noisy sum.
         survivors: Contributions demanded before a sum is opened.

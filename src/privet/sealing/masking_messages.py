@@ -23,13 +23,19 @@ ADVERTISE, SHARE, DELIVER = "keys.advertise", "keys.share", "keys.deliver"
 SURVIVORS, UNMASK = "recover.survivors", "recover.unmask"
 MAX_SLOTS = 64
 """Rounds that one epoch of keys may cover."""
-RUN_NAME_BYTES = 32
-"""Length of the random name that a run gets; plans count on it."""
+RUN_NAME_BYTES = 97
+"""Length of the random name that a run gets, with the hash of what was agreed on; plans count on it."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every key and signature of a run is bound to."""
+    """What every key and signature of a run is bound to.
+
+    Attributes:
+        run: Name of the run and hash of its agreement: masks of parties that were told of different configurations do
+            not cancel, so a server cannot have the others add next to no noise and nothing else.
+        roster: Who takes part.
+    """
 
     run: str
     roster: Roster

@@ -88,6 +88,11 @@ def _digest(array: Any) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
+def name_of(context: Any) -> str:
+    """The name of the run that keys are bound to, without what was agreed on."""
+    return str(context.run.partition("/")[0])
+
+
 def _client(module: Any) -> None:
     answer = module.Client.handle
 
@@ -98,7 +103,7 @@ def _client(module: Any) -> None:
         found = answer(self, op, body)
         if op == "recover.unmask":
             slot = {name: int(body[name]) for name in ("number", "attempt")}
-            run = self.sealing._masking._context.run
+            run = name_of(self.sealing._masking._context)
             journal("shares", run=run, **slot, survivors=[int(p) for p in body["survivors"]])
         reach(op, "after", number)
         return found
@@ -110,13 +115,13 @@ def _masked(module: Any) -> None:
     seal, opening = module.MaskedClient.seal, module.MaskedServer.open
 
     def sealed(self: Any, round: Any, values: Any, question: bytes = b"") -> Any:
-        slot = {"run": self._masking._context.run, "number": round.number, "attempt": round.attempt}
+        slot = {"run": name_of(self._masking._context), "number": round.number, "attempt": round.attempt}
         journal("sealed", **slot, values=_digest(values))
         return seal(self, round, values, question)
 
     def opened(self: Any, round: Any, count: int, replies: Any, question: bytes = b"") -> Any:
         found = yield from opening(self, round, count, replies, question)
-        slot = {"run": self._unmasking._context.run, "number": round.number, "attempt": round.attempt}
+        slot = {"run": name_of(self._unmasking._context), "number": round.number, "attempt": round.attempt}
         journal("opened", **slot, survivors=list(found.survivors))
         reach("open", "after", round.number)
         return found

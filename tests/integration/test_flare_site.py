@@ -14,7 +14,9 @@ from typing import Any
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZipFile, ZipInfo
 
 import pytest
+from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.sec.authz import Authorizer
 from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
@@ -30,6 +32,8 @@ from nvflare.utils.job_launcher_utils import refresh_custom_dir_import_path
 
 from privet.deploy.hardening import CONTROLLER, EXECUTOR
 from privet.deploy.project import Kits, Project, make_project
+from privet.engines.flare import executor
+from privet.engines.flare.fields import RAW, WHY
 from privet.engines.flare.job import packed_fault, write_job
 from privet.engines.flare.site import narrow
 
@@ -252,3 +256,25 @@ def test_an_archive_as_flare_writes_it_is_let_through(job: Path) -> None:
 @pytest.mark.parametrize("what", BAD)
 def test_other_archives_are_refused_by_their_list(what: str) -> None:
     assert packed_fault(BAD[what]())
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        *((value, "refused: wrong-type") for value in (10**7, "text", None)),
+        *((value, "refused: too-large") for value in (b"12345", bytearray(5))),
+    ],
+)
+def test_an_executor_hands_on_bytes_of_a_bounded_length(
+    question: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: Any) -> bytes:
+        raise AssertionError("it was handed on")
+
+    monkeypatch.setattr(executor, "LARGEST_QUESTION", 4)
+    monkeypatch.setattr(executor.PrivetExecutor, "_of", lambda self, fl_ctx: SimpleNamespace(ask=ask))
+    asked = Shareable()
+    asked[RAW] = question
+    answer = executor.PrivetExecutor("run").execute("round", asked, FLContext(), SimpleNamespace())
+    assert answer.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert answer[WHY] == reason

@@ -95,7 +95,7 @@ class UpTo:
 
 @dataclass(frozen=True)
 class Array:
-    """An array of one dtype; each dimension is a fixed length or `UpTo` a limit. Floats in it may be NaN or infinite."""
+    """An array of one dtype; each dimension is a fixed length or `UpTo` a limit. Its floats may be NaN or infinite."""
 
     dtype: str
     shape: tuple[int | UpTo, ...]

@@ -94,7 +94,7 @@ def holds(start: Start, folder: Path, tells: str, seconds: float, kit: Path) -> 
 def test_a_worker_of_the_same_run_is_ended(folder: Path, start: Start, tmp_path: Path) -> None:
     older = holds(start, folder, "tells", 60, tmp_path)
     os.close(take_over(folder))
-    assert older.wait(10) == -9
+    assert older.wait(60) == -9
     assert lock_of(folder).read_text() == str(os.getpid())
 
 
@@ -138,7 +138,7 @@ def test_a_worker_whose_engine_is_gone_leaves_no_number(folder: Path, start: Sta
     assert read_answer(process.stdout) == (worker.ANSWERED, b"a question")
     assert lock_of(folder).read_text() == str(process.pid)
     process.stdin.close()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert lock_of(folder).read_text() == ""
 
 

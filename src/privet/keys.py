@@ -9,6 +9,8 @@ rounding.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hmac
 import os
 import re
@@ -30,6 +32,8 @@ from privet.protocol import RoundId
 KEY_BYTES = 32
 _SALT = b"privet/key-derivation/v1"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_LEFT = re.compile(rf"\.{_NAME.pattern}\.[0-9a-f]{{16}}")
+"""What a write that was killed leaves: a whole secret perhaps, under no name that anybody reads."""
 _ZEROS = bytes(1 << 18)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -121,6 +125,8 @@ class Stream(_Unpicklable):
 class SecretStore(_Unpicklable):
     """A folder of secrets: mode 0700, files 0600 from the moment they exist, replaced atomically and durably.
 
+    What writes left that were killed is removed when the folder is opened.
+
     Args:
         directory: The folder; made if it is missing.
 
@@ -136,6 +142,7 @@ class SecretStore(_Unpicklable):
             os.mkdir(self._directory, 0o700)
         except FileExistsError:
             _require_private(self._directory, os.stat(self._directory), "0700", "chmod 700")
+            self._tidy()
 
     def __repr__(self) -> str:
         return f"<SecretStore at {self._directory}: hidden>"
@@ -194,26 +201,48 @@ class SecretStore(_Unpicklable):
             Whether the secret was written: false only if it existed and ``replace`` is false.
         """
         path = self.path(name)
-        temporary = self._directory / f".{name}.{secrets.token_hex(8)}"
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
+        temporary, descriptor = self._temporary(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            if replace:
-                os.replace(temporary, path)
-            else:
-                try:
-                    os.link(temporary, path)
-                except FileExistsError:
-                    return False
+                if replace:
+                    os.replace(temporary, path)
+                else:
+                    try:
+                        os.link(temporary, path)
+                    except FileExistsError:
+                        return False
         finally:
             temporary.unlink(missing_ok=True)
         self._sync_directory()
         return True
+
+    def _temporary(self, name: str) -> tuple[Path, int]:
+        """A new file, locked as long as it is open: who opens the folder meanwhile sees that its writer lives."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        while True:
+            temporary = self._directory / f".{name}.{secrets.token_hex(8)}"
+            descriptor = os.open(temporary, flags, 0o600)
+            with contextlib.suppress(OSError):  # where nothing can be locked, nothing is removed
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return temporary, descriptor
+            os.close(descriptor)  # it was taken for a leftover before it was locked
+
+    def _tidy(self) -> None:
+        """Remove temporary files whose writers are gone: each writer holds a lock on its own until it is renamed."""
+        for path in self._directory.iterdir():
+            if not _LEFT.fullmatch(path.name):
+                continue
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                finally:
+                    os.close(descriptor)
 
     def read_or_create(self, name: str, length: int = KEY_BYTES) -> bytes:
         """The secret ``name``; random bytes of the operating system if it is new (two creators get the

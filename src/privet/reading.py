@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from privet.data_config import DataConfig, HuggingFaceData, SentimentData
+from privet.plain import plain
 from privet.sealing.base import SealingRefused
 from privet.site_policy import SitePolicy
 from privet.templates import required_columns
@@ -69,11 +70,11 @@ class Reading:
         return hashlib.sha256(b"privet reading 1\0" + text.encode()).hexdigest()
 
     def lines(self) -> list[str]:
-        """For the people at the site."""
+        """For the people at the site, who have to see each character of what a server may have written."""
         text = yaml.safe_dump(dict(self.section), sort_keys=False, allow_unicode=True)
         return [
-            "columns that are read: " + ", ".join(self.columns),
-            *text.strip().splitlines(),
+            "columns that are read: " + ", ".join(map(plain, self.columns)),
+            *map(plain, text.strip().splitlines()),
             f"fingerprint {self.fingerprint}",
         ]
 

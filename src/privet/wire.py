@@ -1,10 +1,10 @@
 """The bytes of a message: versioned, typed, deterministic, and refused unless a schema expects them.
 
 No pickle and nothing self-describing beyond names, types and shapes. The same body always gives the same
-bytes (fields are sorted by name and there is one way to write each value), so bytes can be signed, hashed and
-compared. `decode` refuses with a `WireError` and a reason whatever its schema does not allow, and it checks
-every size against the schema and against the bytes that are really there *before* it allocates. The layout is
-in ``docs/wire.md``.
+bytes (fields are sorted by name and there is one way to write each value; -0.0 is another value than 0.0), so
+bytes can be signed, hashed and compared. `decode` refuses with a `WireError` and a reason whatever its schema does
+not allow, and it checks every size against the schema and against the bytes that are really there *before* it
+allocates. The layout is in ``docs/wire.md``.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class UpTo:
 
 @dataclass(frozen=True)
 class Array:
-    """An array of one dtype; each dimension is a fixed length or `UpTo` a limit."""
+    """An array of one dtype; each dimension is a fixed length or `UpTo` a limit. Its floats may be NaN or infinite."""
 
     dtype: str
     shape: tuple[int | UpTo, ...]

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,61 @@ def test_a_failed_write_leaves_the_old_secret_and_no_litter(
         store.write("a.key", b"new")
     assert store.read("a.key") == b"old"
     assert [p.name for p in store.directory.iterdir()] == ["a.key"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from privet.keys import SecretStore
+os.replace = lambda *_: os.kill(os.getpid(), 9)
+SecretStore(Path(sys.argv[1])).write("masking.current", b"of this epoch")
+"""
+
+
+def test_what_a_killed_write_left_is_gone_when_the_folder_is_opened(store: SecretStore) -> None:
+    store.write("masking.current", b"of the epoch before")
+    (store.directory / ".lock").touch()
+    killed = subprocess.run([sys.executable, "-c", KILLED, store.directory], check=False)
+    assert killed.returncode == -9
+    assert len(list(store.directory.iterdir())) == 3
+    again = SecretStore(store.directory)
+    assert {path.name for path in again.directory.iterdir()} == {"masking.current", ".lock"}
+    assert again.read("masking.current") == b"of the epoch before"
+
+
+def test_who_opens_the_folder_takes_nothing_from_a_writer(
+    store: SecretStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`privet site ledger` looks while a worker writes: before the new file is whole, and before it is renamed."""
+    fsync, replace = os.fsync, os.replace
+    seen: list[int] = []
+
+    def look() -> None:
+        SecretStore(store.directory)
+        seen.append(len(list(store.directory.iterdir())))
+
+    monkeypatch.setattr(keys_module.os, "fsync", lambda descriptor: (look(), fsync(descriptor)))
+    monkeypatch.setattr(keys_module.os, "replace", lambda *paths: (look(), replace(*paths)))
+    store.write("a.key", b"new")
+    assert seen[:2] == [1, 1]
+    assert store.read("a.key") == b"new"
+
+
+def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_anew(
+    store: SecretStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, looks = os.open, iter([True])
+
+    def opened(path: Path, flags: int, *mode: int) -> int:
+        descriptor = create(path, flags, *mode)
+        if flags & os.O_CREAT and next(looks, False):
+            SecretStore(store.directory)
+        return descriptor
+
+    monkeypatch.setattr(keys_module.os, "open", opened)
+    assert store.write("a.key", b"new")
+    assert store.read("a.key") == b"new"
+    assert [path.name for path in store.directory.iterdir()] == ["a.key"]
 
 
 def test_a_secret_is_made_once(store: SecretStore) -> None:

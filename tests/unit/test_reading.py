@@ -166,6 +166,13 @@ def test_no_record_decides_what_all_others_are_compared_with() -> None:
     assert Model.tokenizer.convert_ids_to_tokens(list(found)) == ["x", "z"]
 
 
+def test_what_an_operator_is_shown_moves_no_cursor_and_hides_nothing() -> None:
+    prompt = "Text: {a\n\x1b[2K\u202eb} {text}\nSentiment:"
+    lines = Reading.of(config(**{**BASE, "template": {**TEMPLATE, "prompt": prompt}})).lines()
+    assert all(line.isprintable() for line in lines)
+    assert r"a\n\x1b[2K\u202eb" in lines[0]
+
+
 def test_approving_adds_a_fingerprint_and_keeps_the_files_comments(tmp_path: Path) -> None:
     from privet.deploy import approving
     from privet.engines.homes import SITE, SiteHome, site_template

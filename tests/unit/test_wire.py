@@ -129,6 +129,16 @@ def test_refusals_never_repeat_what_the_sender_wrote() -> None:
     assert "canary" not in str(caught.value)
 
 
+def test_floats_are_their_bits_and_in_arrays_any() -> None:
+    """As docs/wire.md says: what is read gives the same bytes again, also where values do not equal themselves."""
+    schema = Schema({"x": Real(), "a": Array("float32", (UpTo(9),))})
+    numbers = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], np.float32)
+    one, other = (encode({"x": zero, "a": numbers}, schema) for zero in (0.0, -0.0))
+    assert one != other
+    for raw in (one, other):
+        assert encode(decode(raw, schema), schema) == raw
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

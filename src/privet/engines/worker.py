@@ -9,6 +9,7 @@ pipes; nothing of an exception but its type comes back. Run as ``python -m prive
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import queue
@@ -24,10 +25,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from privet.engines.homes import FOLDER, SiteHome
+from privet.engines.homes import FOLDER, RUNS, SiteHome
+from privet.plain import plain
 
 ANSWERED, NOT_ANSWERED = 0, 1
 LOG, LOCK = "log.txt", ".worker"
+MODULE = "privet.engines.worker"
+LARGEST_QUESTION = 1 << 32
+"""Bytes. The longest question that does not grow with the model, an invitation with public records and a codec, has at
+most 1.3e9; the questions of a round are held to the run's own schema once the process has joined it."""
+
 _POLL_SECONDS, _TAKEOVER_SECONDS = 0.5, 10.0
 
 
@@ -57,7 +64,7 @@ class Worker:
     """
 
     def __init__(self, kit: Path, run: str, name: str) -> None:
-        self._command = [sys.executable, "-m", "privet.engines.worker", str(kit), run, name]
+        self._command = [sys.executable, "-m", MODULE, str(kit), run, name]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -129,10 +136,13 @@ def write_question(pipe: IO[bytes], op: str, question: bytes) -> None:
 
 
 def read_question(pipe: IO[bytes]) -> tuple[str, bytes]:
-    """The next operation and its question; ``EOFError`` when the engine is gone."""
+    """The next operation and its question; ``EOFError`` when the engine is gone, or sends what no question can be."""
     (size,) = _exactly(pipe, 1)
     op = _exactly(pipe, size).decode("ascii")
-    return op, _exactly(pipe, struct.unpack("<Q", _exactly(pipe, 8))[0])
+    (length,) = struct.unpack("<Q", _exactly(pipe, 8))
+    if length > LARGEST_QUESTION:
+        raise EOFError
+    return op, _exactly(pipe, length)
 
 
 def write_answer(pipe: IO[bytes], status: int, answer: bytes) -> None:
@@ -155,13 +165,18 @@ def _exactly(pipe: IO[bytes], count: int) -> bytes:
     return data
 
 
-def follow_parent() -> None:
-    """End this process, at once and without ceremony, when the one that started it is gone."""
+def follow_parent(last: Callable[[], None] = lambda: None) -> None:
+    """End this process, at once and without ceremony, when the one that started it is gone.
+
+    Args:
+        last: What is done before.
+    """
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL_SECONDS)
+        last()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -184,31 +199,54 @@ def take_over(folder: Path) -> int:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            # Whoever holds the lock lives, so its number is its own still.
+            # Who just got the lock may not have written its number yet: then it is that of a process long gone, or of
+            # whoever has it now.
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            if holder.isdigit() and int(holder) != os.getpid():
-                os.kill(int(holder), signal.SIGKILL)
+            if holder.isdecimal() and int(holder) != os.getpid() and _works_on(int(holder), folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(holder), signal.SIGKILL)
             time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
+def _works_on(process: int, folder: Path) -> bool:
+    """Whether a process is such a worker, of this run at this site; where the system does not tell, it is believed."""
+    if not Path("/proc/self/cmdline").exists():
+        return True
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[:-1]
+        kit, run, _ = map(os.fsdecode, words[words.index(MODULE.encode()) + 1 :])
+        theirs = Path(f"/proc/{process}/cwd").readlink() / kit / FOLDER / RUNS / run
+    except (OSError, ValueError):
+        return False
+    return theirs.resolve() == folder.resolve()
+
+
 def site_log(home: Path) -> Callable[[str], None]:
-    """Appends lines to the site's own log, which stays at the site."""
+    """Appends lines to the site's own log, which stays at the site; a server's text in one cannot make another."""
 
     def log(line: str) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         descriptor = os.open(home / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-            file.write(f"{stamp} {line}\n")
+            file.write(f"{stamp} {plain(line)}\n")
 
     return log
 
 
 def main(kit: str, run: str, name: str) -> None:
     """Answer questions until the pipe closes."""
-    follow_parent()
+    held: list[int] = []
+
+    def let_go() -> None:
+        """So that the next worker finds no number of a process that is gone."""
+        with contextlib.suppress(OSError):
+            for descriptor in held:
+                os.ftruncate(descriptor, 0)
+
+    follow_parent(let_go)
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     # What libraries print must not be taken for an answer.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -221,7 +259,8 @@ def main(kit: str, run: str, name: str) -> None:
         try:
             while True:
                 arrived.put(read_question(questions))
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):
+            let_go()
             os._exit(0)  # the engine is gone, also in the midst of training
 
     threading.Thread(target=read, daemon=True).start()
@@ -231,19 +270,20 @@ def main(kit: str, run: str, name: str) -> None:
     from privet.engines.party import Party, Refused
 
     party: Party | None = None
-    lock = -1
     while True:
         op, question = arrived.get()
         try:
             if party is None:
                 found = Party(home, run, log)
-                lock = lock if lock >= 0 else take_over(home.run_folder(run))
+                if not held:
+                    held.append(take_over(home.run_folder(run)))
                 party = found
             write_answer(answers, ANSWERED, party.answer(op, question))
         except Refused as refused:
             write_answer(answers, NOT_ANSWERED, refused.reason.encode("ascii", "replace"))
         except Exception as error:  # anything may go wrong in training; only its type may leave
-            log(f"run {run}, {op}: {''.join(traceback.format_exception(error))}")
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                log(f"run {run}, {op}: | {line}")
             write_answer(answers, NOT_ANSWERED, f"failed: {type(error).__name__}".encode("ascii", "replace"))
 
 

@@ -12,7 +12,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 
 from privet.engines.flare.fields import RAW, WHY
 from privet.engines.remote import CRASHED
-from privet.engines.worker import Worker, WorkerGone, WorkerRefused, follow_parent
+from privet.engines.worker import LARGEST_QUESTION, Worker, WorkerGone, WorkerRefused, follow_parent
 
 
 class PrivetExecutor(Executor):  # type: ignore[misc]  # nvflare is untyped
@@ -39,6 +39,11 @@ class PrivetExecutor(Executor):  # type: ignore[misc]  # nvflare is untyped
         """The worker's answer, or a fixed reason: no text of an exception leaves."""
         try:
             question = shareable.get(RAW)
+            # A server may put anything there; of a whole number, bytes() would make as many zeros.
+            if not isinstance(question, bytes | bytearray):
+                return _no_answer("refused: wrong-type")
+            if len(question) > LARGEST_QUESTION:
+                return _no_answer("refused: too-large")
             answer = self._of(fl_ctx).ask(task_name, bytes(question), lambda: bool(abort_signal.triggered))
         except WorkerGone:
             return _no_answer(CRASHED)

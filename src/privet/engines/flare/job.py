@@ -5,10 +5,13 @@ The server writes it and a site accepts nothing that differs from it.
 
 from __future__ import annotations
 
+import io
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from privet.site_ledger import checked_name
 
@@ -19,6 +22,11 @@ _TRANSFER_SECONDS = 600.0
 many sites over a slow link; a connection that breaks is noticed at once."""
 _SIGNATURES = frozenset({".__nvfl_sig.json", ".__nvfl_submitter.crt"})
 """The operator's signature, which FLARE puts into each folder of a job and checks before it asks us."""
+_FILES = frozenset({f"{CONFIG}/{SERVER_FILE}", f"{CONFIG}/{SITE_FILE}"})
+_MAY_BE_THERE = frozenset({f"{CONFIG}/", *_SIGNATURES, *(f"{CONFIG}/{name}" for name in _SIGNATURES)})
+_MOST_BYTES = 1 << 16
+"""Of a job, packed and unpacked; ours have about ten thousand."""
+_NOTHING_ELSE = "a job has two files of configuration and nothing else"
 
 
 def write_job(
@@ -69,6 +77,36 @@ def at_site(executor: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def packed_fault(data: Any) -> str:
+    """Why what came from a server cannot be one of our jobs, judged by its list of contents; empty if it can.
+
+    Nothing is unpacked for it, and an entry that it lets through cannot become larger than it says.
+
+    Args:
+        data: The job as it came: an archive.
+    """
+    if not isinstance(data, bytes) or len(data) > _MOST_BYTES:
+        return "a job is a small archive"
+    try:
+        with ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except Exception:  # whatever a parser says of foreign bytes
+        return "a job is a small archive"
+    names = {entry.filename for entry in entries}
+    if len(names) < len(entries) or not _FILES <= names <= _FILES | _MAY_BE_THERE:
+        return _NOTHING_ELSE
+    if not all(map(_plain, entries)) or sum(entry.file_size for entry in entries) > _MOST_BYTES:
+        return "a job is a small archive of plain files"
+    return ""
+
+
+def _plain(entry: ZipInfo) -> bool:
+    """Whether it is a file, or a folder by its name, and no link or device."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    fits = kind in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG)
+    return fits and entry.compress_type in (ZIP_STORED, ZIP_DEFLATED)
+
+
 def fault(app: Path, allowed: list[str]) -> str:
     """Why a job that came from a server is not one of ours; empty if it is.
 
@@ -78,7 +116,7 @@ def fault(app: Path, allowed: list[str]) -> str:
     """
     found = {path.relative_to(app).as_posix() for path in app.rglob("*") if path.name not in _SIGNATURES}
     if found != {CONFIG, f"{CONFIG}/{SERVER_FILE}", f"{CONFIG}/{SITE_FILE}"}:
-        return "a job has two files of configuration and nothing else"
+        return _NOTHING_ELSE
     try:
         asked = json.loads((app / CONFIG / SITE_FILE).read_text(encoding="utf-8"))
         executor = asked["executors"][0]["executor"]

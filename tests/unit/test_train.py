@@ -229,6 +229,27 @@ def test_a_shape_that_keeps_no_bits_is_not_shared(monkeypatch: pytest.MonkeyPatc
     assert passes == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_longest_records_leave_a_model_with_dynamic_positions_as_it_was(cache: bool) -> None:
+    """It grows with what it reads beyond its own length, which `material.check_length` refuses."""
+    longest, *others = make_cases([64, 55, 64], answer=1)  # a shorter shape would make it shrink again
+    fresh, used = (
+        Backbone(
+            make_model("dynamic"),
+            spec(layers=1),
+            deterministic_units=True,
+            cache=PrefixCache() if cache else None,
+        )
+        for _ in range(2)
+    )
+    for backbone in (fresh, used):
+        backbone.set_flat(random_flat(backbone))
+    gradients_by_id(used, [longest], 4)
+    expected = gradients_by_id(fresh, others, 4)
+    for name, row in gradients_by_id(used, others, 4).items():
+        assert row.tobytes() == expected[name].tobytes()
+
+
 def test_trying_a_shape_leaves_the_adapter_as_it_was() -> None:
     backbone = Backbone(make_model(), spec(), deterministic_units=True)
     flat = random_flat(backbone)

@@ -120,12 +120,13 @@ class Client:
                 raise SealingRefused(
                     "already-answered", "this round and attempt was answered to another question"
                 )
-        if op == ROUND and self.guard is not None:
-            self._admit(self.guard, round_id, question)
+        if op == ROUND:
+            # A question that is refused for itself touches no record: it costs nothing and tells nothing.
+            self._take_state(round_id.number, body)
+            if self.guard is not None:
+                self._admit(self.guard, round_id, question)
         try:
-            answer, size = (
-                self._contribute(round_id, body, question) if op == ROUND else self._open(round_id, body)
-            )
+            answer, size = self._contribute(round_id, question) if op == ROUND else self._open(round_id, body)
         except Exception:
             # An error tells something of the records: whoever asks again after one is charged again.
             self.store.put(_CHARGED, b"")
@@ -154,8 +155,7 @@ class Client:
             hint="start the run anew with --fresh or another --out; what was released stays released",
         )
 
-    def _contribute(self, round_id: RoundId, body: Body, question: bytes) -> tuple[Body, int]:
-        self._take_state(round_id.number, body)
+    def _contribute(self, round_id: RoundId, question: bytes) -> tuple[Body, int]:
         system = self.aggregator.system.at(round_id.number)
         randomness = RoundRandomness(self.keys, round_id)
         passing = Pass(round_id, randomness, self.weight)

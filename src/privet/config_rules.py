@@ -74,8 +74,14 @@ def _weights_are_public_shares(c: Config) -> Iterator[Row]:
     weights = c.schedule.weights
     if weights is not None and (not weights or max(weights) > 1 or min(weights) <= 0):
         yield "schedule.weights", "must lie in (0, 1], so that no weight raises a norm", weights, "(0, 1]"
-    if weights is not None and c.system.kind == "hedge":
-        yield "schedule.weights", "hedge sums records, every record counts alike", weights, "absent"
+    records = c.system.kind == "dr_encoder" and c.privacy is not None and c.privacy.unit == "record"
+    if weights is not None and (c.system.kind == "hedge" or records):
+        yield (
+            "schedule.weights",
+            f"{c.system.kind} sums records, every record counts alike",
+            weights,
+            "absent",
+        )
 
 
 def _decay_has_rounds_left(c: Config) -> Iterator[Row]:

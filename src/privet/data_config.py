@@ -191,7 +191,8 @@ class _Source(Section):
     max_length: int = Field(
         default=128,
         ge=8,
-        description="Tokens a record may have. Longer prompts lose their beginning, which is reported.",
+        description="Tokens a record may have, in steps of 16 no more than the model has positions. Longer prompts "
+        "lose their beginning, which is reported.",
     )
 
 

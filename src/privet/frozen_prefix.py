@@ -5,7 +5,7 @@ with oneDNN on AMX and on AVX-512). So that a cached state doesn't depend on whi
 missing with it, states are always computed in a shape that the record's own length fixes: padded to a
 multiple of 16, in groups filled up to about 512 tokens. With the same shape, threads, machine and library a
 record's bits are the same in any company on the machines that were tried; `privet.company` tries it where it runs,
-and where it fails every record passes by itself.
+and where it fails, or tokens are routed to experts, every record passes by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privet.company import Rows, bytes_of, keeps_bits
+from privet.company import Rows, bytes_of, keeps_bits, routes_to_experts
 from privet.decoder import Decoder
 from privet.prefix_cache import Bytes, PrefixCache
 from privet.sequences import LENGTH_STEP, Shape, TokenSequence, padded_length
@@ -51,6 +51,7 @@ class FrozenPrefix:
     def __init__(self, decoder: Decoder, cache: PrefixCache, *, tokenizer: str = "") -> None:
         self._decoder, self._cache = decoder, cache
         self._rows: dict[int, int] = {}
+        self._group_tokens = 0 if routes_to_experts(decoder.model.config) else GROUP_TOKENS
         facts = (
             model_fingerprint(decoder.model),
             tokenizer,
@@ -61,7 +62,7 @@ class FrozenPrefix:
             torch.__version__,
             torch.backends.cpu.get_cpu_capability(),
             torch.get_num_threads(),
-            f"{GROUP_TOKENS}/{LENGTH_STEP}",
+            f"{self._group_tokens}/{LENGTH_STEP}",
         )
         self._context = hashlib.sha256(repr(facts).encode()).digest()
 
@@ -148,7 +149,7 @@ class FrozenPrefix:
     def _rows_of(self, width: int) -> int:
         """Rows of a pass of this width: one, where rows do not keep their bits in company."""
         if width not in self._rows:
-            rows = max(1, GROUP_TOKENS // width)
+            rows = max(1, self._group_tokens // width)
             made_up = np.random.default_rng(width).integers(0, self._decoder.vocabulary, (rows + 1, width))
             made_up[-1] = 0
 

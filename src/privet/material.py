@@ -39,6 +39,7 @@ from privet.models import resolve as find
 from privet.pipeline import Floats
 from privet.prefix_cache import PrefixCache
 from privet.self_written import self_written
+from privet.sequences import LENGTH_STEP, padded_length
 from privet.templates import choices, columns, fill
 from privet.tokenise import Example, token_report, tokenise, tokenise_each_alone
 from privet.train import Backbone
@@ -149,6 +150,7 @@ def gather(
     model = load_model(config.model, fetching)
     if config.model.quantization == "none":  # packed weights have other sizes than those that a plan is about
         keep(find(config.model), Described.of(model.model))
+    check_length(config, model)
     answers = answer_tokens(config.data.template, model)
     # A site gets the codec, or what it is made from, from the server: so all have the same.
     sentences, wrote = ([], []) if each_alone else _sentences(config, model, dataset.public, observe)
@@ -196,6 +198,27 @@ def gather(
     trainer = LoraTrainer(backbone, config.engine.micro_batch)
     public, written = tokens(dataset.public), tokens(sentences)
     return Material(model, dataset, trainer, silos, test, public, notes, written)
+
+
+def check_length(config: Config, model: LoadedModel) -> None:
+    """Refuse records longer than the model reads, whatever records there are.
+
+    One of them would stop its client with an error of its own, or change the model for all that come after it.
+
+    Raises:
+        PrivetError: if the longest record, padded as it passes through the model, has more tokens than positions.
+    """
+    longest, positions = config.data.max_length, model.positions
+    if positions is None or padded_length(longest) <= positions:
+        return
+    most = positions // LENGTH_STEP * LENGTH_STEP
+    raise PrivetError(
+        f"is more than the {positions} positions of this model, where lengths go up to a multiple of {LENGTH_STEP}",
+        field="data.max_length",
+        given=longest,
+        allowed=f"at most {most}",
+        hint=f"set data.max_length to {most} or less, or choose a model that reads longer texts",
+    )
 
 
 def _sentences(

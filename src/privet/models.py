@@ -61,6 +61,16 @@ class LoadedModel:
         assert self.tokenizer.pad_token_id is not None, "load_model sets a padding token"
         return self.tokenizer.pad_token_id
 
+    @property
+    def positions(self) -> int | None:
+        """Most tokens of a text; ``None`` where the model sets no limit, as with ALiBi.
+
+        Beyond it a model raises, or (``rope_type: dynamic``) is another model from then on.
+        """
+        config = self.model.config.get_text_config()
+        found = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+        return None if found is None else int(found)
+
     def target_modules(self) -> tuple[str, ...]:
         """Layers that carry adapters when the configuration names none.
 

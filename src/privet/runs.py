@@ -349,8 +349,9 @@ def _not_covered(resolved: Resolved, *, here: bool) -> list[str]:
     if config.privacy is None:
         return []
     record, how = config.privacy.unit == "record", config.data.partition
-    # A sum over all clients is the same however records are dealt out; a single contribution is not.
-    moves = resolved.trust.counts_single_contributions and how.kind in {"iid", "dirichlet", "blocks"}
+    # Where others of them go is no matter to who sees the sum alone. A participant also knows its own records, and
+    # the server single contributions where one opens by itself.
+    moves = resolved.facts.parties > 1 and how.kind in {"iid", "dirichlet", "blocks"}
     drops = isinstance(how, GroupPartition) and how.minimum_records > 1
     return [
         *([SHARED_ARITHMETIC] if record and not config.deterministic_units else []),

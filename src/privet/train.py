@@ -9,7 +9,7 @@ share its micro-batch (matrix products round differently for other shapes). Micr
 the *set* of records asked for, so the same call gives the same bits, with a cache or after a restart.
 ``deterministic_units=True`` takes the other records out of it: every record passes in a shape that its own
 length fixes (`privet.sequences.Shape`), so its gradient is the same in any batch and at any silo. Where a shape
-does not keep bits in company (`privet.company` tries it), its records pass one by one.
+does not keep bits in company (`privet.company` tries it), or tokens are routed to experts, records pass one by one.
 
 Runs where the base model is, on a CPU or a GPU; it is tested on CPUs only. A GPU's atomics may reorder sums.
 """
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privet import causal_attention
-from privet.company import Rows, bytes_of, keeps_bits
+from privet.company import Rows, bytes_of, keeps_bits, routes_to_experts
 from privet.decoder import Decoder
 from privet.errors import PrivetError
 from privet.frozen_prefix import FrozenPrefix
@@ -94,6 +94,7 @@ class Backbone:
         if cache is not None and self._decoder.whole_reason is None:
             self._prefix = FrozenPrefix(self._decoder, cache, tokenizer=tokenizer)
         self._shares: dict[Shape, bool] = {}
+        self._routes = routes_to_experts(model.config)
 
     @property
     def dimension(self) -> int:
@@ -261,6 +262,8 @@ class Backbone:
         return shape if self._shares[shape] else replace(shape, rows=1)
 
     def _keeps_bits(self, shape: Shape) -> bool:
+        if self._routes:
+            return False
         generator = np.random.default_rng(shape.width)
         ids = generator.integers(0, self._decoder.vocabulary, (shape.rows + 1, shape.width))
         positions = np.arange(shape.width - shape.targets, shape.width)

@@ -167,7 +167,8 @@ class LocalDpSgd:
         """One unit, [1, D]; also where every draw was empty."""
         values = flat
         for number in range(self.local.steps):
-            within = replace(passing, scope=f"step/{number}/", observed=passing.observed)
+            # The client's weight counts once, where its update is rounded.
+            within = replace(passing, scope=f"step/{number}/", weight=1.0, observed=passing.observed)
             units = self.gradients.units(place, values, keys, within)
             direction = self.step.backward(self.step.forward(units, len(flat), within))
             values = (values + np.float32(self.local.learning_rate) * direction).astype(np.float32)

@@ -419,10 +419,13 @@ def test_a_codec_of_self_written_sentences_gives_the_run_of_one_process(
     payload = open_envelope(
         invited, expected=address, keys=keys, roster_hash=roster, max_payload=request.max_bytes()
     )
-    handed, first = made_from_public(wire.decode(payload, request))
+    body = wire.decode(payload, request)
+    handed, first = made_from_public(body, 128)
     if seal == "masked":
         assert (handed, first) == ([], None), "the codec comes with each question"
         return
+    with pytest.raises(wire.WireError):
+        made_from_public(body, max(len(example.input_ids) for example in handed) - 1)
     rows = json.loads((written[0][0] / "rows.json").read_text(encoding="utf-8"))
     tokenizer: Any = load_model(ModelConfig(name="small")).tokenizer
     texts = [tokenizer.decode(example.input_ids) for example in handed]

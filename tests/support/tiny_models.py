@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    MixtralConfig,
+    MptConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -57,6 +60,18 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     ),
 }
 
+ODD: dict[str, PreTrainedConfig] = {
+    "dynamic": LlamaConfig(
+        **_SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    ),
+    "mixtral": MixtralConfig(
+        **_SHAPE | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}, num_local_experts=4
+    ),
+    "mpt": MptConfig(vocab_size=VOCABULARY, d_model=32, n_heads=4, n_layers=LAYERS, max_seq_len=64),
+    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_head=4, n_layer=LAYERS),
+}
+"""For what they alone do, not for every test: positions that grow, experts, a limit by another name and none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -70,7 +85,7 @@ class Case:
 def make_model(family: str = "llama", *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A model whose weights are larger than at initialisation, so that attention and soft caps are felt."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]))
+    model = AutoModelForCausalLM.from_config(deepcopy((FAMILIES | ODD)[family]))
     for parameter in model.parameters():
         parameter.data.mul_(4.0 if parameter.dim() > 1 else 1.0)
     return model.to(dtype).eval()

@@ -189,3 +189,44 @@ def test_an_answer_that_a_kill_prevented_is_charged_once(
     fails(RuntimeError(), {**later, "adapter": flat})
     client.handle("round", {**later, "adapter": flat})
     assert account.charged[1:] == [RoundId(1)] * 3
+
+
+def test_a_question_that_is_refused_for_itself_costs_nothing(
+    asked: tuple[Client, Body, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No record was touched: a codec that comes only after its digest was refused is charged once, for instance."""
+    client, question, draws = asked
+    client.guard = account = Account()
+    numbers = {
+        "codec_float32": np.zeros(0, np.float32),
+        "codec_int32": np.zeros(0, np.int32),
+        "codec_uint8": np.zeros(0, np.uint8),
+    }
+    bare = {name: value for name, value in question.items() if name != "adapter"}
+    wrong = {
+        "unknown-codec": {**question, "codec_digest": bytes(32)},
+        "malformed": {**question, "codec": b"no json", **numbers},
+        "sealed-state": {**bare, "state": b"x"},
+        "no-state": {**bare, "number": 1},
+    }
+
+    def refused() -> None:
+        for reason, body in wrong.items():
+            with pytest.raises(SealingRefused) as caught:
+                client.handle("round", body)
+            assert caught.value.reason == reason
+
+    refused()
+    assert account.charged == []
+
+    def killed(self: Client, *arguments: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "_contribute", killed)
+        with pytest.raises(Killed):
+            client.handle("round", question)
+    refused()
+    client.handle("round", question)
+    assert account.charged == [RoundId(0)], "what a kill left owing was not forgotten between"
+    assert len(draws) == 1

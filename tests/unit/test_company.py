@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.tiny_models import FAMILIES, ODD
+from transformers import (
+    DbrxConfig,
+    DeepseekV3Config,
+    Llama4Config,
+    MixtralConfig,
+    Qwen3MoeConfig,
+)
 
-from privet.company import bytes_of, keeps_bits
+from privet.company import bytes_of, keeps_bits, routes_to_experts
 
 ROWS = 8
 VALUES = np.random.default_rng(0).standard_normal((ROWS + 1, 5)).astype(np.float32)
@@ -56,3 +65,15 @@ def test_a_difference_in_one_bit_counts_even_where_numbers_are_equal() -> None:
         return bytes_of(np.where(np.arange(ROWS)[:, None] == 0, np.float32(-0.0), np.float32(0.0)))
 
     assert not keeps_bits(signed_zero, ROWS)
+
+
+@pytest.mark.parametrize(
+    "config", [MixtralConfig(), Qwen3MoeConfig(), DeepseekV3Config(), DbrxConfig(), Llama4Config()]
+)
+def test_experts_are_found_whatever_a_family_calls_them_and_in_nested_parts(config: Any) -> None:
+    assert routes_to_experts(config)
+
+
+@pytest.mark.parametrize("config", [*FAMILIES.values(), ODD["bloom"], MixtralConfig(num_local_experts=1)])
+def test_models_without_experts_or_with_one_are_tried(config: Any) -> None:
+    assert not routes_to_experts(config)

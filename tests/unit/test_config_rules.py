@@ -65,6 +65,15 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
         HEDGE | {"schedule": HEDGE["schedule"] | {"weights": [0.5, 0.5]}},
     ),
     (
+        "_weights_are_public_shares",
+        "schedule.weights",
+        ENCODER
+        | {
+            "privacy": {"noise_multiplier": 1.0},
+            "schedule": HEDGE["schedule"] | {"weights": [0.5, 0.5]},
+        },
+    ),
+    (
         "_decay_has_rounds_left",
         "schedule.server.warmup_rounds",
         FEDAVG | {"schedule": {"rounds": 3, "server": {"warmup_rounds": 3, "decay": "linear"}}},

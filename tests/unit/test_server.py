@@ -144,7 +144,7 @@ GROUPS: dict[str, Any] = {"domains": ["nyt"], "partition": {"kind": "group", "mi
     [
         ({}, {NEAR_DUPLICATES}),
         ({"data": {"remove_near_duplicates": False}}, set()),
-        ({"data": DEALT}, set()),  # the sum is over all silos
+        ({"data": DEALT}, {DEALT_OUT}),  # a participant knows which records it was dealt
         ({"data": DEALT, **ALONE}, {DEALT_OUT}),
         ({"data": DEALT, "sealing": {"kind": "encrypted"}}, {DEALT_OUT}),
         ({"data": DEALT, **ALONE, "privacy": {"unit": "client", "relation": "zero-out"}}, set()),
@@ -158,6 +158,12 @@ def test_the_statement_says_where_records_decided_about_each_other_before_the_ru
     started(tmp_path, monkeypatch, **sections)
     said = json.loads((tmp_path / "run" / "privacy.json").read_text())["not_covered"]
     assert {NEAR_DUPLICATES, DEALT_OUT} & set(said) == named
+
+
+def test_records_dealt_to_one_client_move_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {**DEALT, "partition": {"kind": "iid", "silos": 1}}
+    started(tmp_path, monkeypatch, gatherer(1), data=one, sealing={"kind": "none"}, **ALONE)
+    assert DEALT_OUT not in json.loads((tmp_path / "run" / "privacy.json").read_text())["not_covered"]
 
 
 @pytest.mark.parametrize("affordable", [0, 2])

@@ -74,6 +74,32 @@ def test_noise_of_the_faithful_dp_lora_is_the_papers_on_each_coordinate() -> Non
         assert 2.0 <= mechanism.noise_std <= 2.0 * 1.011
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_a_client_s_weight_counts_once_in_its_local_steps(published: bool) -> None:
+    """In each step and in the update it would count squared, against noise that keeps its size."""
+    sections: dict[str, Any] = {
+        "system": {"kind": "dp_lora", "faithful": published},
+        "sealing": {"kind": "none"},
+        "privacy": {"noise_multiplier": 1e-4, "clip_norm": 100.0},
+        "schedule": {"sampling_rate": 0.9, "expected_batch": 10, "local": {"steps": 2}},
+    }
+    if published:
+        sections["privacy"] |= {"unit": "client", "relation": "zero-out"}
+    sent = {}
+    for weight in (1.0, 0.25):
+        weights = {"schedule": {**sections["schedule"], "weights": [weight, 1.0, 1.0]}}
+        f = federation(config(**sections | weights), split(examples(60), 3))
+        client = f.clients[0]
+        passing = Pass(RoundId(0), RoundRandomness(client.keys, RoundId(0)), client.weight)
+        system, flat = f.server.system, np.zeros(DIMENSION, np.float32)
+        contributed = system.pipeline.forward(
+            system.work.units(client.place, flat, passing.keys, passing), DIMENSION, passing
+        )
+        sent[weight] = contributed * system.pipeline.rounding.grid.step
+    assert np.linalg.norm(sent[1.0]) > 0.1
+    np.testing.assert_allclose(sent[0.25], 0.25 * sent[1.0], atol=2e-4)
+
+
 CODECS: list[Any] = [
     IdentityCodec(),
     PruneCodec(mask="seed", start_round=0, start_rate=0.3),

@@ -26,6 +26,7 @@ from support.tiny_models import (
 from torch import nn
 from torch.nn import functional
 
+from privet.decoder import Decoder
 from privet.errors import PrivetError
 from privet.local_training import train_locally
 from privet.lora_layers import GradientSink, LoraLinear
@@ -227,6 +228,66 @@ def test_a_shape_that_keeps_no_bits_is_not_shared(monkeypatch: pytest.MonkeyPatc
     backbone = Backbone(make_model(), spec(), deterministic_units=True)
     gradients_by_id(backbone, make_cases([9, 9, 12, 20]), 8)
     assert passes == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_records_of_a_model_with_experts_pass_one_by_one(
+    cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many tokens an expert gets follows from what the others hold; made-up rows may not show it."""
+    passes: list[int] = []
+    run, backward = Decoder.prefix, Backbone._backward
+
+    def noted_run(self: Decoder, ids: torch.Tensor) -> torch.Tensor:
+        passes.append(len(ids))
+        return run(self, ids)
+
+    def noted_backward(self: Backbone, batch: MicroBatch, *args: Any) -> Any:
+        passes.append(len(batch.ids))
+        return backward(self, batch, *args)
+
+    monkeypatch.setattr("privet.train.keeps_bits", lambda run, rows: True)
+    monkeypatch.setattr("privet.frozen_prefix.keeps_bits", lambda run, rows: True)
+    cases = make_cases([17] * 12, answer=2)
+    model = make_model("mixtral")
+    monkeypatch.setattr(Decoder, "prefix", noted_run)
+    monkeypatch.setattr(Backbone, "_backward", noted_backward)
+
+    def rows(asked: Sequence[Case]) -> dict[str, bytes]:
+        backbone = Backbone(
+            model, spec(layers=1), deterministic_units=True, cache=PrefixCache() if cache else None
+        )
+        backbone.set_flat(random_flat(backbone))
+        passes.clear()
+        found = {name: row.tobytes() for name, row in gradients_by_id(backbone, asked, 8).items()}
+        backbone.detach()
+        return found
+
+    together = rows(cases)
+    assert passes == [1] * (24 if cache else 12)
+    for case in cases:
+        assert rows([case])[case.id] == together[case.id]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_longest_records_leave_a_model_with_dynamic_positions_as_it_was(cache: bool) -> None:
+    """It grows with what it reads beyond its own length, which `material.check_length` refuses."""
+    longest, *others = make_cases([64, 55, 64], answer=1)  # a shorter shape would make it shrink again
+    fresh, used = (
+        Backbone(
+            make_model("dynamic"),
+            spec(layers=1),
+            deterministic_units=True,
+            cache=PrefixCache() if cache else None,
+        )
+        for _ in range(2)
+    )
+    for backbone in (fresh, used):
+        backbone.set_flat(random_flat(backbone))
+    gradients_by_id(used, [longest], 4)
+    expected = gradients_by_id(fresh, others, 4)
+    for name, row in gradients_by_id(used, others, 4).items():
+        assert row.tobytes() == expected[name].tobytes()
 
 
 def test_trying_a_shape_leaves_the_adapter_as_it_was() -> None:

@@ -84,17 +84,22 @@ def agreement(config: Config, body: Body) -> str:
     return hashlib.sha256(wire.encode(bare, joining().request)).hexdigest()
 
 
-def made_from_public(body: Body) -> tuple[list[Example], Codec | None]:
+def made_from_public(body: Body, longest: int) -> tuple[list[Example], Codec | None]:
     """Public records and first codec of an invitation; nothing where it brings none.
 
+    Args:
+        body: The invitation.
+        longest: Tokens that a record may have, the server's too (`privet.material.check_length`).
+
     Raises:
-        WireError: if its parts do not fit each other.
+        WireError: if its parts do not fit each other, or a record is longer.
         RoundAborted: if the codec is malformed.
     """
     if _TOKENS not in body:
         return [], None
     tokens, lengths, supervised = (as_array(body, name) for name in (_TOKENS, _LENGTHS, _SUPERVISED))
-    if (lengths < 1).any() or int(lengths.sum()) != len(tokens) or len(supervised) != len(tokens):
+    unfit = (lengths < 1).any() or (lengths > longest).any()
+    if unfit or int(lengths.sum()) != len(tokens) or len(supervised) != len(tokens):
         raise WireError("wrong-shape", _LENGTHS)
     cuts = np.cumsum(lengths)[:-1]
     rows = zip(np.split(tokens, cuts), np.split(supervised, cuts), strict=True)

@@ -288,7 +288,7 @@ def join(
     secrets = Secrets.of_site(folder, home.identity, None if seed is None else (seed, number))
     agreed = _agreed_once(secrets.store, agreement(asked, body))
     try:
-        material.public, codec = made_from_public(body)
+        material.public, codec = made_from_public(body, config.data.max_length)
     except (wire.WireError, RoundAborted):
         raise Refused(
             "refused: malformed", "the invitation's public records or codec are malformed"

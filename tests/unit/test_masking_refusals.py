@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from privet.protocol import RoundAborted, RoundId
 from privet.sealing import none
 from privet.sealing.agreement import EphemeralKey
 from privet.sealing.base import SealingRefused
-from privet.sealing.masking_messages import DELIVER, SHARE, SURVIVORS, UNMASK, Context
+from privet.sealing.masking_messages import (
+    ADVERTISE,
+    DELIVER,
+    SHARE,
+    SURVIVORS,
+    UNMASK,
+    Context,
+    rounds_of,
+)
 from privet.wire import Body
 
 ROUND = RoundId(0)
@@ -428,3 +437,62 @@ def test_trap_12_a_set_that_was_only_signed_counts_as_opened() -> None:
         cohort.round(RoundId(0, 0), values, lost=(0, 1, 2, 3, 4))
     with pytest.raises(RoundAborted, match="opened-before"):
         cohort.round(RoundId(0, 1), values, absent=(4,))
+
+
+# ---- clients that cheat: the round goes on without them
+
+
+@dataclass
+class Cheat:
+    """The last party, whose answers are not its client's own."""
+
+    client: Any
+    lie: Callable[[str, Body, Callable[[], Body]], Body]
+
+    def handle(self, op: str, body: Body) -> Body:
+        return self.lie(op, body, lambda: self.client.handle(op, body))
+
+    def seal(self, *args: Any) -> Body:
+        sealed: Body = self.client.seal(*args)
+        return sealed
+
+
+def cheating(lie: Callable[[str, Body, Callable[[], Body]], Body]) -> Cohort:
+    cohort = Cohort(5)
+    cohort.clients[4] = Cheat(cohort.clients[4], lie)  # type: ignore[call-overload]  # what the cohort uses
+    return cohort
+
+
+def test_shares_of_another_length_drop_their_sender_out() -> None:
+    def short(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        return {"blobs": np.asarray(honest()["blobs"])[:, :7]} if op == SHARE else honest()
+
+    cohort, values = cheating(short), some_values(5, 50)
+    assert cohort.drive(cohort.server.prepare(ROUND)) == (0, 1, 2, 3)
+    opened = cohort.drive(cohort.server.open(ROUND, 50, cohort.seal(ROUND, values, range(4))))
+    assert opened.survivors == (0, 1, 2, 3)
+    assert cohort.is_sum(opened, values)
+
+
+@pytest.mark.parametrize("name", ["encryption_key", "mask_keys"])
+@pytest.mark.parametrize("point", [bytes(32), bytes([1]) + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"])
+def test_keys_of_low_order_drop_their_owner_out(name: str, point: bytes) -> None:
+    """A signed key with which no agreement comes about: shown to the others, all of them would refuse the list."""
+
+    def low(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        answer = honest()
+        if op != ADVERTISE:
+            return answer
+        key = np.array(answer[name])
+        key[..., :] = np.frombuffer(point, np.uint8)
+        fields: Any = body
+        keys = {**answer, name: key}
+        rounds = rounds_of(fields["rounds"])
+        content = Context("a run", cohort.roster).advert(fields["epoch"], rounds, 4, keys)
+        return {**keys, "signature": cohort.identities[4].sign(ADVERTISE, cohort.roster.hash, content)}
+
+    cohort, values = cheating(low), some_values(5, 50)
+    assert cohort.drive(cohort.server.prepare(ROUND)) == (0, 1, 2, 3)
+    assert cohort.refusals == []
+    opened = cohort.drive(cohort.server.open(ROUND, 50, cohort.seal(ROUND, values, range(4))))
+    assert cohort.is_sum(opened, values)

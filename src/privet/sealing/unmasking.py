@@ -17,7 +17,7 @@ from privet import wire
 from privet.keys import derive
 from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
 from privet.sealing import shamir
-from privet.sealing.agreement import EphemeralKey
+from privet.sealing.agreement import BLOB_OVERHEAD, EphemeralKey, usable
 from privet.sealing.base import Store, recovery_threshold
 from privet.sealing.epochs import PublicKeys, commitment, pack_peers
 from privet.sealing.identity import verify
@@ -29,6 +29,7 @@ from privet.sealing.masking_messages import (
     SURVIVORS,
     UNMASK,
     Context,
+    bundle_bytes,
     byte_row,
     masking_messages,
     round_array,
@@ -170,9 +171,11 @@ class MaskingServer:
         for party, reply in self._well_formed(ADVERTISE, replies).items():
             content = self._context.advert(number, rounds, party, reply)
             key, signature = self._roster.public_key(party), bytes(reply["signature"])
-            if len(reply["mask_keys"]) == len(reply["commitments"]) == len(rounds) and verify(
-                key, signature, ADVERTISE, self._roster.hash, content
-            ):
+            whole = len(reply["mask_keys"]) == len(reply["commitments"]) == len(rounds)
+            if not whole or not verify(key, signature, ADVERTISE, self._roster.hash, content):
+                continue
+            # With a key of low order everybody else would refuse the whole list.
+            if all(usable(key.tobytes()) for key in (reply["encryption_key"], *reply["mask_keys"])):
                 valid[party] = dict(reply)
         return valid
 
@@ -195,7 +198,7 @@ class MaskingServer:
         shared = {
             p: np.asarray(reply["blobs"])
             for p, reply in self._well_formed(SHARE, replies).items()
-            if len(reply["blobs"]) == len(parties) - 1
+            if reply["blobs"].shape == (len(parties) - 1, bundle_bytes(len(rounds)) + BLOB_OVERHEAD)
         }
         self._require(len(shared), "shared seeds")
         members = sorted(shared)

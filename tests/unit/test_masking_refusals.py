@@ -212,7 +212,7 @@ def test_damaged_or_foreign_shares_are_refused(cohort: Cohort) -> None:
 
     with pytest.raises(RoundAborted):
         cohort.drive(cohort.server.prepare(ROUND), tamper=tamper)
-    assert cohort.refusals == [(DELIVER, 0, "bad-shares"), (DELIVER, 1, "bad-shares")]
+    assert cohort.refusals == [(DELIVER, 0, "bad-shares-of-2"), (DELIVER, 1, "bad-shares-of-0")]
 
 
 def test_too_small_cohorts_are_refused_at_each_phase(cohort: Cohort) -> None:
@@ -496,3 +496,38 @@ def test_keys_of_low_order_drop_their_owner_out(name: str, point: bytes) -> None
     assert cohort.refusals == []
     opened = cohort.drive(cohort.server.open(ROUND, 50, cohort.seal(ROUND, values, range(4))))
     assert cohort.is_sum(opened, values)
+
+
+def test_a_party_whose_shares_open_nowhere_is_named_and_left_out_of_the_next_exchange() -> None:
+    def rubbish(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        return {"blobs": np.zeros_like(honest()["blobs"])} if op == SHARE else honest()
+
+    cohort, values, again = cheating(rubbish), some_values(5, 50), RoundId(0, 1)
+    with pytest.raises(RoundAborted, match="party 0: bad-shares-of-4; party 1: bad-shares-of-4"):
+        cohort.drive(cohort.server.prepare(ROUND))
+    assert cohort.drive(cohort.server.prepare(again)) == (0, 1, 2, 3)
+    opened = cohort.drive(cohort.server.open(again, 50, cohort.seal(again, values, range(4))))
+    assert cohort.is_sum(opened, values)
+    assert cohort.drive(cohort.server.prepare(RoundId(1))) == (0, 1, 2, 3), "nor does it come back at once"
+
+
+@pytest.mark.parametrize(("accusers", "left_out"), [((0, 1), False), ((0, 1, 2), True)])
+def test_half_of_the_others_are_not_believed_when_they_accuse_a_party(
+    accusers: tuple[int, ...], left_out: bool
+) -> None:
+    """Of five, two may lie; that the shares of an honest one do not open is what at most those say."""
+    cohort = Cohort(5)
+    for party in accusers:
+        honest = cohort.clients[party]
+
+        def lie(op: str, body: Body, answer: Callable[[], Body]) -> Body:
+            if op == DELIVER:
+                raise SealingRefused("bad-shares-of-4")
+            return answer()
+
+        cohort.clients[party] = Cheat(honest, lie)  # type: ignore[call-overload]  # what the cohort uses
+    with pytest.raises(RoundAborted, match="bad-shares-of-4"):
+        cohort.drive(cohort.server.prepare(ROUND))
+    cohort.restart(range(4))
+    everybody = (0, 1, 2, 3) if left_out else (0, 1, 2, 3, 4)
+    assert cohort.drive(cohort.server.prepare(RoundId(0, 1))) == everybody

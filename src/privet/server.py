@@ -8,6 +8,7 @@ needs. Nothing here knows how messages travel, and nothing here sees a contribut
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,9 @@ from privet.sealing.base import Opened, SealingServer
 from privet.sealing.none import PlainServer
 from privet.systems.base import System
 from privet.wire import Body, Message, Schema
+
+OTHER_STATE = "holds another state than most"
+"""Why a client's contribution is left out whose hash of the state is not that of the others."""
 
 
 @dataclass
@@ -165,14 +169,16 @@ class Server:
                 f"({_reasons(replies.failed)})"
             )
         bodies = {party: dict(body) for party, body in replies.ok.items()}
-        self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
+        tags = {party: body.pop(TAG) for party, body in bodies.items() if TAG in body}
+        odd = _odd_ones_out(tags, least=self.survivors_demanded)
+        bodies = {party: body for party, body in bodies.items() if party not in odd}
         if isinstance(self.sealing, PlainServer) and self.aggregator is not None:
             self.sealing.longest = longest(self.aggregator.system.at(due.number))
         self._charge()
         opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
-        return replace(opened, refused={**replies.failed, **opened.refused})
+        return replace(opened, refused={**replies.failed, **odd, **opened.refused})
 
     def _broadcast(self, parties: Sequence[int]) -> Body:
         if self.aggregator is not None:
@@ -197,16 +203,6 @@ class Server:
                 self._absent.discard(party)
             elif CODEC_DIGEST not in question or HEADER in question:
                 self._absent.add(party)
-
-    def _compare(self, tags: dict[int, Any]) -> None:
-        """Clients' keyed hashes of the state they started from; the server cannot compute them, only compare."""
-        if len(set(tags.values())) > 1:
-            raise PrivetError(
-                "clients hold different adapters",
-                field="clients",
-                given=f"{len(set(tags.values()))} states among {len(tags)} clients",
-                hint="a client's folder was restored from elsewhere: remove that client, or start the run anew",
-            )
 
     def _step(self, opened: Opened) -> Steps[float | None]:
         """Let the aggregator take the sum in, wherever it is; returns the norm of the direction if known here."""
@@ -237,8 +233,8 @@ class Server:
     def _finish(self) -> Steps[None]:
         """Hand the last state to everybody, so that all end with the same adapter."""
         replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
-        self._compare({party: body[TAG] for party, body in replies.ok.items()})
-        self.observe("finished", {"holders": sorted(replies.ok)})
+        odd = _odd_ones_out({party: body[TAG] for party, body in replies.ok.items()})
+        self.observe("finished", {"holders": sorted(set(replies.ok) - set(odd))})
 
     def _abort(self, reason: str) -> None:
         self.observe(
@@ -266,3 +262,30 @@ class Server:
 
 def _reasons(failed: Any) -> str:
     return ", ".join(f"{party}: {reason}" for party, reason in sorted(failed.items())) or "no reason given"
+
+
+def _odd_ones_out(tags: Mapping[int, Any], least: int = 1) -> dict[int, str]:
+    """Clients that do not hold the state that more than half of them hold, and what that is called.
+
+    Args:
+        tags: Clients' keyed hashes of their states; the server cannot compute them, only compare.
+        least: Fewest clients that have to hold the same.
+
+    Raises:
+        PrivetError: if so many do not, or no state is that of more than half.
+    """
+    if not tags:
+        return {}
+    common, count = Counter(tags.values()).most_common(1)[0]
+    odd = {party: OTHER_STATE for party, tag in tags.items() if tag != common}
+    if not odd or (2 * count > len(tags) and count >= least):
+        return odd
+    said = ", ".join(f"{party}: {bytes(tag[:4]).hex()}" for party, tag in sorted(tags.items()))
+    differing = f"client {', '.join(map(str, odd))}" if 2 * count > len(tags) else "a client"
+    raise PrivetError(
+        "clients hold different adapters",
+        field="clients",
+        given=f"{len(set(tags.values()))} states among {len(tags)} clients ({said})",
+        hint=f"{differing} says so falsely, or its folder was restored from elsewhere: remove that client, or start "
+        "the run anew",
+    )

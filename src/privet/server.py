@@ -53,6 +53,21 @@ class Progress:
 
 
 @dataclass
+class Handed:
+    """The sum of the last round, until enough clients have taken the state that its opener sealed.
+
+    Attributes:
+        ciphertext: The sum.
+        message: Schemas of question and answer.
+        openers: Survivors that were not asked to open it yet.
+    """
+
+    ciphertext: Body
+    message: Message
+    openers: list[int]
+
+
+@dataclass
 class Server:
     """Runs a system over its parties.
 
@@ -96,6 +111,7 @@ class Server:
     _failures: int = 0
     _holds: dict[int, bytes] = field(default_factory=dict)
     _absent: set[int] = field(default_factory=set)
+    _handed: Handed | None = None
 
     def steps(self) -> Steps[Progress]:
         """The whole run, from enrolment to the last round; resumes where ``progress`` stands."""
@@ -164,10 +180,13 @@ class Server:
         replies = yield Ask(ROUND, question, to=parties, message=message)
         self._note_holders(question, replies)
         if len(replies.ok) < self.survivors_demanded:
+            again = _mostly_refused(replies) and (yield from self._have_opened())
             raise RoundAborted(
                 f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
                 f"({_reasons(replies.failed)})"
+                + ("; another client has opened the last sum" if again else "")
             )
+        self._handed = None
         bodies = {party: dict(body) for party, body in replies.ok.items()}
         tags = {party: body.pop(TAG) for party, body in bodies.items() if TAG in body}
         odd = _odd_ones_out(tags, least=self.survivors_demanded)
@@ -222,17 +241,33 @@ class Server:
         assert opened.ciphertext is not None, "a sum is opened here or handed on"
         assert summed is not None, "a level that hands sums on has their schema"
         message = Message(summed, self.messages[OPEN].reply)
-        for party in opened.survivors:
-            replies = yield Ask(OPEN, opened.ciphertext, to=(party,), message=message)
+        self._handed = Handed(opened.ciphertext, message, list(opened.survivors))
+        if not (yield from self._have_opened()):
+            raise RoundAborted("no survivor opened the sum")
+
+    def _have_opened(self) -> Steps[bool]:
+        """Have the next survivor open the last sum, if there is one; it is the same sum whoever opens it.
+
+        An opener may lie about the state, which only the other clients see: if most refuse, another is asked. The sum
+        is not on the disk, so a server that starts again in between cannot.
+        """
+        while self._handed and self._handed.openers:
+            party = self._handed.openers.pop(0)
+            replies = yield Ask(OPEN, self._handed.ciphertext, to=(party,), message=self._handed.message)
             if party in replies.ok:
                 answer: dict[str, Any] = dict(replies.ok[party])
                 self.sealed_state, self.size = answer["state"], answer["size"]
-                return
-        raise RoundAborted("no survivor opened the sum")
+                return True
+        return False
 
     def _finish(self) -> Steps[None]:
         """Hand the last state to everybody, so that all end with the same adapter."""
-        replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
+        again = True
+        while again:
+            replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
+            again = _mostly_refused(replies) and (yield from self._have_opened())
+            if again:
+                self.save(self)
         odd = _odd_ones_out({party: body[TAG] for party, body in replies.ok.items()})
         self.observe("finished", {"holders": sorted(set(replies.ok) - set(odd))})
 
@@ -262,6 +297,12 @@ class Server:
 
 def _reasons(failed: Any) -> str:
     return ", ".join(f"{party}: {reason}" for party, reason in sorted(failed.items())) or "no reason given"
+
+
+def _mostly_refused(replies: Replies) -> bool:
+    """Whether more than half of those asked answered that they do not, or with something of another form."""
+    refused = sum(reason.startswith(("refused", "malformed")) for reason in replies.failed.values())
+    return 2 * refused > len(replies.ok) + len(replies.failed)
 
 
 def _odd_ones_out(tags: Mapping[int, Any], least: int = 1) -> dict[int, str]:

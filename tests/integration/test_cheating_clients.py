@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.toy import config, examples, federation, split
 
+from privet.config import Dropout
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.messages import FINISH, OPEN, ROUND, TAG
@@ -55,6 +56,35 @@ def test_a_size_that_no_codec_has_is_refused_and_another_client_opens(size: int)
     assert [row["attempt"] for row in rounds(told)] == [0, 0, 0]
     assert f.server.size == f.clients[1].aggregator.size
     assert agree(f)
+
+
+@pytest.mark.parametrize("lie", [{"state": bytes(400)}, {"size": 1 << 20}])
+def test_a_state_that_the_others_refuse_is_opened_anew_by_the_next(lie: dict[str, Any]) -> None:
+    """Also the last one, which no round follows."""
+    f = encrypted(lambda op, body, answer: {**answer, **lie} if op == OPEN else answer)
+    asked: list[tuple[str, int]] = []
+    f.engine.tap = lambda op, party, question, answer: asked.append((op, party))  # type: ignore[attr-defined]  # local
+    told = told_by(f)
+    assert f.server.progress.number == 3
+    assert [row["attempt"] for row in rounds(told)] == [0, 1, 1]
+    assert [facts["reason"].endswith("opened the last sum") for kind, facts in told if kind == "aborted"] == [
+        True,
+        True,
+    ]
+    openers = [party for op, party in asked if op == OPEN]
+    assert openers == [0, 1] * 3 if "state" in lie else [0, 1, 0, 1, 0]
+    assert set(told[-1][1]["holders"]) >= {1, 2, 3, 4}
+    assert agree(f)
+
+
+def test_the_silent_are_not_taken_for_clients_that_refuse_the_state() -> None:
+    f = encrypted(lambda op, body, answer: answer)
+    f.engine.dropouts = [Dropout(round=1, party=party, before="round") for party in (0, 1, 2)]  # type: ignore[attr-defined]  # local
+    opened: list[int] = []
+    f.engine.tap = lambda op, party, question, answer: opened.append(party) if op == OPEN else None  # type: ignore[attr-defined]  # local
+    told = told_by(f)
+    assert [kind for kind, _ in told].count("aborted") == 3
+    assert opened == [0]
 
 
 def test_a_client_that_names_another_state_is_left_out_alone() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from privet import wire
-from privet.aggregate import CODEC_DIGEST, codec_fields
+from privet.aggregate import CODEC_DIGEST, MOST_CODEC_NUMBERS, codec_fields
 from privet.sealing.base import SealingServer
 from privet.sealing.state_seal import HASH_BYTES, most_sealed_bytes
 from privet.wire import Array, Blob, Body, Message, Schema, Text, Whole
@@ -50,9 +50,18 @@ def own_schemas(dimension: int, state_bytes: int, *, encrypted: bool) -> dict[st
     return {
         ENROL: enrol,
         ROUND: Message(question, nothing),
-        OPEN: Message(nothing, Schema({"state": state, "size": Whole(low=1)})),
+        OPEN: Message(nothing, Schema({"state": state, "size": Whole(1, longest_code(dimension))})),
         FINISH: Message(Schema({"rounds": _NUMBER, "state": state}), Schema({TAG: tag})),
     }
+
+
+def longest_code(dimension: int) -> int:
+    """Most values in a contribution of any round.
+
+    Codes are no longer than the adapter but for two: an autoencoder's counts its padding, and statistics may be more
+    than the values of tiny tensors. Neither has more numbers than the codec's own message may hold.
+    """
+    return max(dimension, MOST_CODEC_NUMBERS)
 
 
 def answer_schema(sealed: Schema, *, encrypted: bool) -> Schema:

@@ -8,6 +8,7 @@ needs. Nothing here knows how messages travel, and nothing here sees a contribut
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,9 @@ from privet.sealing.base import Opened, SealingServer
 from privet.sealing.none import PlainServer
 from privet.systems.base import System
 from privet.wire import Body, Message, Schema
+
+OTHER_STATE = "holds another state than most"
+"""Why a client's contribution is left out whose hash of the state is not that of the others."""
 
 
 @dataclass
@@ -46,6 +50,21 @@ class Progress:
     def round(self) -> RoundId:
         """The round and attempt that is due."""
         return RoundId(self.number, self.attempt)
+
+
+@dataclass
+class Handed:
+    """The sum of the last round, until enough clients have taken the state that its opener sealed.
+
+    Attributes:
+        ciphertext: The sum.
+        message: Schemas of question and answer.
+        openers: Survivors that were not asked to open it yet.
+    """
+
+    ciphertext: Body
+    message: Message
+    openers: list[int]
 
 
 @dataclass
@@ -92,6 +111,7 @@ class Server:
     _failures: int = 0
     _holds: dict[int, bytes] = field(default_factory=dict)
     _absent: set[int] = field(default_factory=set)
+    _handed: Handed | None = None
 
     def steps(self) -> Steps[Progress]:
         """The whole run, from enrolment to the last round; resumes where ``progress`` stands."""
@@ -160,19 +180,24 @@ class Server:
         replies = yield Ask(ROUND, question, to=parties, message=message)
         self._note_holders(question, replies)
         if len(replies.ok) < self.survivors_demanded:
+            again = _mostly_refused(replies) and (yield from self._have_opened())
             raise RoundAborted(
                 f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
                 f"({_reasons(replies.failed)})"
+                + ("; another client has opened the last sum" if again else "")
             )
+        self._handed = None
         bodies = {party: dict(body) for party, body in replies.ok.items()}
-        self._compare({party: body.pop(TAG) for party, body in bodies.items() if TAG in body})
+        tags = {party: body.pop(TAG) for party, body in bodies.items() if TAG in body}
+        odd = _odd_ones_out(tags, least=self.survivors_demanded)
+        bodies = {party: body for party, body in bodies.items() if party not in odd}
         if isinstance(self.sealing, PlainServer) and self.aggregator is not None:
             self.sealing.longest = longest(self.aggregator.system.at(due.number))
         self._charge()
         opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
-        return replace(opened, refused={**replies.failed, **opened.refused})
+        return replace(opened, refused={**replies.failed, **odd, **opened.refused})
 
     def _broadcast(self, parties: Sequence[int]) -> Body:
         if self.aggregator is not None:
@@ -198,16 +223,6 @@ class Server:
             elif CODEC_DIGEST not in question or HEADER in question:
                 self._absent.add(party)
 
-    def _compare(self, tags: dict[int, Any]) -> None:
-        """Clients' keyed hashes of the state they started from; the server cannot compute them, only compare."""
-        if len(set(tags.values())) > 1:
-            raise PrivetError(
-                "clients hold different adapters",
-                field="clients",
-                given=f"{len(set(tags.values()))} states among {len(tags)} clients",
-                hint="a client's folder was restored from elsewhere: remove that client, or start the run anew",
-            )
-
     def _step(self, opened: Opened) -> Steps[float | None]:
         """Let the aggregator take the sum in, wherever it is; returns the norm of the direction if known here."""
         norm = None
@@ -226,19 +241,35 @@ class Server:
         assert opened.ciphertext is not None, "a sum is opened here or handed on"
         assert summed is not None, "a level that hands sums on has their schema"
         message = Message(summed, self.messages[OPEN].reply)
-        for party in opened.survivors:
-            replies = yield Ask(OPEN, opened.ciphertext, to=(party,), message=message)
+        self._handed = Handed(opened.ciphertext, message, list(opened.survivors))
+        if not (yield from self._have_opened()):
+            raise RoundAborted("no survivor opened the sum")
+
+    def _have_opened(self) -> Steps[bool]:
+        """Have the next survivor open the last sum, if there is one; it is the same sum whoever opens it.
+
+        An opener may lie about the state, which only the other clients see: if most refuse, another is asked. The sum
+        is not on the disk, so a server that starts again in between cannot.
+        """
+        while self._handed and self._handed.openers:
+            party = self._handed.openers.pop(0)
+            replies = yield Ask(OPEN, self._handed.ciphertext, to=(party,), message=self._handed.message)
             if party in replies.ok:
                 answer: dict[str, Any] = dict(replies.ok[party])
                 self.sealed_state, self.size = answer["state"], answer["size"]
-                return
-        raise RoundAborted("no survivor opened the sum")
+                return True
+        return False
 
     def _finish(self) -> Steps[None]:
         """Hand the last state to everybody, so that all end with the same adapter."""
-        replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
-        self._compare({party: body[TAG] for party, body in replies.ok.items()})
-        self.observe("finished", {"holders": sorted(replies.ok)})
+        again = True
+        while again:
+            replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
+            again = _mostly_refused(replies) and (yield from self._have_opened())
+            if again:
+                self.save(self)
+        odd = _odd_ones_out({party: body[TAG] for party, body in replies.ok.items()})
+        self.observe("finished", {"holders": sorted(set(replies.ok) - set(odd))})
 
     def _abort(self, reason: str) -> None:
         self.observe(
@@ -266,3 +297,36 @@ class Server:
 
 def _reasons(failed: Any) -> str:
     return ", ".join(f"{party}: {reason}" for party, reason in sorted(failed.items())) or "no reason given"
+
+
+def _mostly_refused(replies: Replies) -> bool:
+    """Whether more than half of those asked answered that they do not, or with something of another form."""
+    refused = sum(reason.startswith(("refused", "malformed")) for reason in replies.failed.values())
+    return 2 * refused > len(replies.ok) + len(replies.failed)
+
+
+def _odd_ones_out(tags: Mapping[int, Any], least: int = 1) -> dict[int, str]:
+    """Clients that do not hold the state that more than half of them hold, and what that is called.
+
+    Args:
+        tags: Clients' keyed hashes of their states; the server cannot compute them, only compare.
+        least: Fewest clients that have to hold the same.
+
+    Raises:
+        PrivetError: if so many do not, or no state is that of more than half.
+    """
+    if not tags:
+        return {}
+    common, count = Counter(tags.values()).most_common(1)[0]
+    odd = {party: OTHER_STATE for party, tag in tags.items() if tag != common}
+    if not odd or (2 * count > len(tags) and count >= least):
+        return odd
+    said = ", ".join(f"{party}: {bytes(tag[:4]).hex()}" for party, tag in sorted(tags.items()))
+    differing = f"client {', '.join(map(str, odd))}" if 2 * count > len(tags) else "a client"
+    raise PrivetError(
+        "clients hold different adapters",
+        field="clients",
+        given=f"{len(set(tags.values()))} states among {len(tags)} clients ({said})",
+        hint=f"{differing} says so falsely, or its folder was restored from elsewhere: remove that client, or start "
+        "the run anew",
+    )

@@ -69,7 +69,7 @@ def prepare(
                 try:
                     answer = clients[party].handle(ask.op, ask.body_for(party))
                 except SealingRefused as refusal:
-                    failed[party] = refusal.reason
+                    failed[party] = f"refused: {refusal.reason}"
                     continue
                 if party in (lost or {}).get(ask.op, ()):
                     failed[party] = "no answer"
@@ -123,6 +123,35 @@ def test_a_party_that_sealed_under_a_key_does_not_change_it() -> None:
     holders, _ = prepare(fresh, clients)
     assert holders == (0, 1, 3)
     assert clients[2].keys.key.name == kept
+
+
+@pytest.mark.parametrize("lie", ["ephemeral", "signatures"])
+def test_a_maker_whose_key_nobody_can_open_is_passed_over(lie: str) -> None:
+    """Else the others would refuse what it wraps at each attempt, and look as if they were away."""
+    _, clients, server = cohort()
+    honest = clients[0].handle
+
+    def handle(op: str, body: Body) -> Body:
+        answer = honest(op, body)
+        if op == WRAP:
+            value = answer[lie]
+            answer = {**answer, lie: np.zeros_like(value) if isinstance(value, np.ndarray) else bytes(32)}
+        return answer
+
+    clients[0].handle = handle  # type: ignore[method-assign]  # cheats
+    holders, asked = prepare(server, clients)
+    assert set(holders) >= {1, 2, 3}
+    assert asked.count(WRAP) == 2
+    assert len(names(clients[1:])) == 1
+
+
+def test_a_holder_that_names_another_key_hands_nothing_on() -> None:
+    _, clients, server = cohort()
+    prepare(server, clients, silent={ADVERTISE: (3,)})
+    name, honest = server.keys.name, clients[0].handle
+    clients[0].handle = lambda op, body: {**honest(op, body), **({"key": bytes(16)} if op == WRAP else {})}  # type: ignore[method-assign]  # cheats
+    assert prepare(server, clients)[0] == (0, 1, 2, 3)
+    assert server.keys.name == name == clients[3].keys.key.name
 
 
 def test_too_few_holders_abort_the_round() -> None:
@@ -261,6 +290,22 @@ def test_the_server_ignores_adverts_that_their_party_did_not_sign() -> None:
     assert ask.op == WRAP
     receivers: Any = ask.body["parties"]
     assert receivers.tolist() == [2, 3]
+
+
+def test_the_server_ignores_adverts_of_keys_of_low_order() -> None:
+    """Nothing agrees with such a key, though its party signed it; asked to wrap for it, every holder refuses."""
+    roster, clients, server = cohort()
+    steps = server.prepare(ROUND)
+    next(steps)
+    answers = {p: c.handle(ADVERTISE, {"scope": c.keys.scope}) for p, c in enumerate(clients)}
+    content: Body = {"scope": clients[1].keys.scope, "party": 1, "public": bytes(32)}
+    signature = clients[1]._identity.sign("run key advert", roster.hash, content)
+    answers[1] = {"public": bytes(32), "signature": signature, "key": b""}
+    ask = steps.send(Replies(answers, {}))
+    assert ask.op == WRAP
+    receivers: Any = ask.body["parties"]
+    assert receivers.tolist() == [2, 3]
+    assert clients[0].handle(WRAP, ask.body)["key"] == clients[0].keys.key.name
 
 
 def test_a_run_key_shows_and_pickles_nothing() -> None:

@@ -50,6 +50,18 @@ class EphemeralKey:
         return derive(shared, *sorted((self.public, peer)), *purpose)
 
 
+def usable(public: bytes) -> bool:
+    """Whether a key can be agreed with the owner of this X25519 key.
+
+    A point of low order gives zero with every private key, so one try with any key tells.
+    """
+    try:
+        EphemeralKey(os.urandom(SEED_BYTES)).agree(public)
+    except AgreementError:
+        return False
+    return True
+
+
 def seal_blob(key: bytes, plaintext: bytes, associated: bytes = b"") -> bytes:
     """AES-256-GCM under a random nonce: nonce, ciphertext and tag."""
     nonce = os.urandom(NONCE_BYTES)

@@ -28,6 +28,8 @@ from privet.wire import Array, Blob, Body, Schema, UpTo, Whole
 _PENDING, _CURRENT, _SLOTS = "masking.pending", "masking.current", "masking.slots"
 _MAX_ROUNDS = 1 << 20
 TAG_BYTES = QUESTION_BYTES = 32
+BAD_SHARES = "bad-shares-of-"
+"""Reason of a client that cannot open the shares of the party whose number follows."""
 
 
 @dataclass(frozen=True)

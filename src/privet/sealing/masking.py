@@ -22,7 +22,15 @@ from privet.protocol import RoundId
 from privet.sealing import shamir
 from privet.sealing.agreement import SEED_BYTES, AgreementError, EphemeralKey, open_blob, seal_blob
 from privet.sealing.base import FEWEST_PARTIES, SealingRefused, Store, checked, recovery_threshold
-from privet.sealing.epochs import QUESTION_BYTES, Epoch, EpochBook, PublicKeys, Slot, unpack_peers
+from privet.sealing.epochs import (
+    BAD_SHARES,
+    QUESTION_BYTES,
+    Epoch,
+    EpochBook,
+    PublicKeys,
+    Slot,
+    unpack_peers,
+)
 from privet.sealing.identity import Identity, verify
 from privet.sealing.masking_messages import (
     ADVERTISE,
@@ -210,7 +218,7 @@ class MaskingClient:
                 bundle = byte_row(open_blob(shared, blob.tobytes()))
                 shares[sender] = bundle.reshape(epoch.own_shares.shape)
             except (AgreementError, ValueError):
-                raise SealingRefused("bad-shares", f"the shares of party {sender} do not open") from None
+                raise SealingRefused(f"{BAD_SHARES}{sender}", "its shares do not open") from None
         self._book.keep_current(replace(epoch, shares={p: shares[p] for p in sorted(shares)}))
         return {}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from privet.protocol import Ask, RoundAborted, Steps
+from privet.protocol import Ask, Replies, RoundAborted, Steps
+from privet.sealing.agreement import usable
 from privet.sealing.identity import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from privet.sealing.masking_messages import Context
 from privet.sealing.run_key import (
@@ -73,7 +74,8 @@ class RunKeyServer:
         adverts: dict[int, Mapping[str, Any]] = {
             party: reply
             for party, reply in sorted(replies.ok.items())
-            if verify_advert(self._context, self.scope, party, reply["public"], reply["signature"])  # type: ignore[arg-type]  # Blobs by the schema
+            if usable(reply["public"])  # type: ignore[arg-type]  # Blobs by the schema
+            and verify_advert(self._context, self.scope, party, reply["public"], reply["signature"])  # type: ignore[arg-type]
         }
         if not self._holders:
             # after a restart of the server, the key that most of them hold is the run's
@@ -90,6 +92,7 @@ class RunKeyServer:
         return tuple(sorted(self._holders))
 
     def _hand_on(self, adverts: Mapping[int, Mapping[str, Any]], missing: Sequence[int]) -> Steps[None]:
+        """Have one holder wrap the key; if nobody can open what it wrapped, the next one."""
         for maker in sorted(self._holders) or list(missing):
             receivers = [party for party in missing if party != maker]
             question: Body = {
@@ -101,8 +104,8 @@ class RunKeyServer:
             answer: Mapping[str, Any] | None = replies.ok.get(maker)
             if answer is None or not len(answer["wrapped"]) == len(answer["signatures"]) == len(receivers):
                 continue
-            self._name = answer["key"]
-            self._holders.add(maker)
+            if self._holders and answer["key"] != self._name:
+                continue
             handed: dict[int, Body] = {
                 party: {
                     "maker": maker,
@@ -113,9 +116,13 @@ class RunKeyServer:
                 }
                 for row, party in enumerate(receivers)
             }
+            accepted = Replies({}, {})
             if handed:
                 accepted = yield Ask(ACCEPT, per_node=handed, to=tuple(handed), timeout=SECONDS_TO_ANSWER)
-                self._holders |= set(accepted.ok)
+            if not accepted.ok and any(reason.startswith("refused") for reason in accepted.failed.values()):
+                continue
+            self._name = answer["key"]
+            self._holders |= {maker, *accepted.ok}
             return
 
 

@@ -6,7 +6,8 @@ sum. What it settled is in its `Store` before it asks for it: a server that come
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +18,9 @@ from privet import wire
 from privet.keys import derive
 from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
 from privet.sealing import shamir
-from privet.sealing.agreement import EphemeralKey
+from privet.sealing.agreement import BLOB_OVERHEAD, EphemeralKey, usable
 from privet.sealing.base import Store, recovery_threshold
-from privet.sealing.epochs import PublicKeys, commitment, pack_peers
+from privet.sealing.epochs import BAD_SHARES, PublicKeys, commitment, pack_peers
 from privet.sealing.identity import verify
 from privet.sealing.masking_messages import (
     ADVERTISE,
@@ -29,6 +30,7 @@ from privet.sealing.masking_messages import (
     SURVIVORS,
     UNMASK,
     Context,
+    bundle_bytes,
     byte_row,
     masking_messages,
     round_array,
@@ -37,6 +39,8 @@ from privet.sealing.masks import Group, Words, add_masks
 from privet.sealing.roster import Roster
 from privet.sealing.server_memory import ServerEpoch, ServerMemory
 from privet.wire import Body, Message
+
+_ACCUSATION = re.compile(BAD_SHARES + r"(\d{1,6})$")
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class MaskingServer:
         self._slots, self._tries = rounds_per_epoch, tries
         self._timeout, self._probe_timeout = timeout, probe_timeout
         self._memory = ServerMemory(store)
+        self._left_out: set[int] = set()
 
     def messages(self) -> dict[str, Message]:
         """Schemas of ``keys.*`` and ``recover.*``."""
@@ -131,14 +136,15 @@ class MaskingServer:
                 if not have_keys:
                     raise
             memory.keep_progress(due=round, survivors=())
-        yield from self._deliver()
+        failed = yield from self._deliver()
         ready = memory.progress.ready
-        self._require(len(ready), "have keys for masks")
+        self._require(len(ready), f"have keys for masks{_reasons(failed)}")
         return ready
 
     def _renew(self, round: RoundId, have_keys: bool) -> Steps[None]:
         """Begin an epoch if there are no keys for the round, or if a party without keys answers."""
-        memory, everybody = self._memory, range(self._roster.size)
+        memory = self._memory
+        everybody = [p for p in range(self._roster.size) if p not in self._left_out]
         members = memory.epoch.members if memory.epoch is not None and have_keys else {}
         outside = [p for p in everybody if p not in members]
         if not outside:
@@ -170,9 +176,11 @@ class MaskingServer:
         for party, reply in self._well_formed(ADVERTISE, replies).items():
             content = self._context.advert(number, rounds, party, reply)
             key, signature = self._roster.public_key(party), bytes(reply["signature"])
-            if len(reply["mask_keys"]) == len(reply["commitments"]) == len(rounds) and verify(
-                key, signature, ADVERTISE, self._roster.hash, content
-            ):
+            whole = len(reply["mask_keys"]) == len(reply["commitments"]) == len(rounds)
+            if not whole or not verify(key, signature, ADVERTISE, self._roster.hash, content):
+                continue
+            # With a key of low order everybody else would refuse the whole list.
+            if all(usable(key.tobytes()) for key in (reply["encryption_key"], *reply["mask_keys"])):
                 valid[party] = dict(reply)
         return valid
 
@@ -195,7 +203,7 @@ class MaskingServer:
         shared = {
             p: np.asarray(reply["blobs"])
             for p, reply in self._well_formed(SHARE, replies).items()
-            if len(reply["blobs"]) == len(parties) - 1
+            if reply["blobs"].shape == (len(parties) - 1, bundle_bytes(len(rounds)) + BLOB_OVERHEAD)
         }
         self._require(len(shared), "shared seeds")
         members = sorted(shared)
@@ -211,13 +219,16 @@ class MaskingServer:
         )
         self._memory.keep_epoch(ServerEpoch(number, rounds, {p: keys[p] for p in members}, blobs))
 
-    def _deliver(self) -> Steps[None]:
-        """Hand the sealed shares to members that have not confirmed them, also to those that come back."""
+    def _deliver(self) -> Steps[Mapping[int, str]]:
+        """Hand the sealed shares to members that have not confirmed them, also to those that come back.
+
+        Returns why parties did not confirm.
+        """
         epoch, ready = self._epoch(), self._memory.progress.ready
         members = sorted(epoch.members)
         waiting = [p for p in members if p not in ready]
         if not waiting:
-            return
+            return {}
         bodies: dict[int, Body] = {}
         for receiver in waiting:
             senders = [p for p in members if p != receiver]
@@ -230,6 +241,8 @@ class MaskingServer:
         timeout = self._probe_timeout if ready else self._timeout
         replies = yield Ask(DELIVER, per_node=bodies, to=tuple(waiting), timeout=timeout)
         self._memory.keep_progress(ready=tuple(sorted({*ready, *replies.ok} & set(members))))
+        self._left_out |= _accused(members, replies.failed)
+        return replies.failed
 
     def _epoch(self) -> ServerEpoch:
         if self._memory.epoch is None:
@@ -364,3 +377,9 @@ class MaskingServer:
 
 def _reasons(failed: Mapping[int, str]) -> str:
     return "".join(f"; party {party}: {reason}" for party, reason in sorted(failed.items()))
+
+
+def _accused(members: Sequence[int], failed: Mapping[int, str]) -> set[int]:
+    """Members whose shares do not open, as more than half of the others say: a few who lie exclude nobody."""
+    named = [int(found[1]) for reason in failed.values() if (found := _ACCUSATION.search(reason))]
+    return {party for party in members if 2 * named.count(party) > len(members) - 1}

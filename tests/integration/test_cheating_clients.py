@@ -1,0 +1,121 @@
+"""What one client of an encrypted run can spoil: its own part, and not the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from support.toy import config, examples, federation, split
+
+from privet.config import Dropout
+from privet.errors import PrivetError
+from privet.federation import Federation
+from privet.messages import FINISH, OPEN, ROUND, TAG
+from privet.server import OTHER_STATE
+from privet.wire import Body
+
+CHEAT = 0
+"""The lowest number is asked first to open the sum."""
+
+
+def encrypted(cheat: Callable[[str, Body, dict[str, Any]], Body], **schedule: Any) -> Federation:
+    """Five clients, of which four are demanded; ``cheat`` changes the answers of one of them."""
+    asked = config(sealing={"kind": "encrypted"}, schedule={"rounds": 3, "min_survivors": 4, **schedule})
+    f = federation(asked, split(examples(60), 5))
+    honest = f.clients[CHEAT].handle
+    f.clients[CHEAT].handle = lambda op, body: cheat(op, body, dict(honest(op, body)))  # type: ignore[method-assign]  # cheats
+    return f
+
+
+def told_by(f: Federation) -> list[tuple[str, dict[str, Any]]]:
+    """What the server tells while it runs."""
+    told: list[tuple[str, dict[str, Any]]] = []
+    f.server.observe = lambda kind, facts: told.append((kind, facts))
+    f.engine.run(f.server.steps())
+    return told
+
+
+def rounds(told: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [facts for kind, facts in told if kind == "round"]
+
+
+def agree(f: Federation) -> bool:
+    flats = [client.aggregator.flat for party, client in f.clients.items() if party != CHEAT]
+    return all(np.array_equal(flats[0], flat) for flat in flats)
+
+
+@pytest.mark.parametrize("size", [1 << 62, 0, -1])
+def test_a_size_that_no_codec_has_is_refused_and_another_client_opens(size: int) -> None:
+    def lie(op: str, body: Body, answer: dict[str, Any]) -> Body:
+        return {**answer, "size": size} if op == OPEN else answer
+
+    f = encrypted(lie)
+    told = told_by(f)
+    assert [row["attempt"] for row in rounds(told)] == [0, 0, 0]
+    assert f.server.size == f.clients[1].aggregator.size
+    assert agree(f)
+
+
+@pytest.mark.parametrize("lie", [{"state": bytes(400)}, {"size": 1 << 20}])
+def test_a_state_that_the_others_refuse_is_opened_anew_by_the_next(lie: dict[str, Any]) -> None:
+    """Also the last one, which no round follows."""
+    f = encrypted(lambda op, body, answer: {**answer, **lie} if op == OPEN else answer)
+    asked: list[tuple[str, int]] = []
+    f.engine.tap = lambda op, party, question, answer: asked.append((op, party))  # type: ignore[attr-defined]  # local
+    told = told_by(f)
+    assert f.server.progress.number == 3
+    assert [row["attempt"] for row in rounds(told)] == [0, 1, 1]
+    assert [facts["reason"].endswith("opened the last sum") for kind, facts in told if kind == "aborted"] == [
+        True,
+        True,
+    ]
+    openers = [party for op, party in asked if op == OPEN]
+    assert openers == [0, 1] * 3 if "state" in lie else [0, 1, 0, 1, 0]
+    assert set(told[-1][1]["holders"]) >= {1, 2, 3, 4}
+    assert agree(f)
+
+
+def test_the_silent_are_not_taken_for_clients_that_refuse_the_state() -> None:
+    f = encrypted(lambda op, body, answer: answer)
+    f.engine.dropouts = [Dropout(round=1, party=party, before="round") for party in (0, 1, 2)]  # type: ignore[attr-defined]  # local
+    opened: list[int] = []
+    f.engine.tap = lambda op, party, question, answer: opened.append(party) if op == OPEN else None  # type: ignore[attr-defined]  # local
+    told = told_by(f)
+    assert [kind for kind, _ in told].count("aborted") == 3
+    assert opened == [0]
+
+
+def test_a_client_that_names_another_state_is_left_out_alone() -> None:
+    def lie(op: str, body: Body, answer: dict[str, Any]) -> Body:
+        return {**answer, TAG: bytes(32)} if op in (ROUND, FINISH) else answer
+
+    f = encrypted(lie)
+    told = told_by(f)
+    assert [row["survivors"] for row in rounds(told)] == [[1, 2, 3, 4]] * 3
+    assert [row["missing"] for row in rounds(told)] == [{"0": OTHER_STATE}] * 3
+    assert told[-1] == ("finished", {"holders": [1, 2, 3, 4]})
+    assert agree(f)
+
+
+@pytest.mark.parametrize(("demanded", "blamed"), [(5, "client 0 says so"), (3, "a client says so")])
+def test_states_that_differ_stop_the_run_where_too_few_agree(demanded: int, blamed: str) -> None:
+    """Nobody can be left out, or nobody knows whom: the error lists what each said, so that people can."""
+
+    def lie(op: str, body: Body, answer: dict[str, Any]) -> Body:
+        return {**answer, TAG: bytes(32)} if op == ROUND else answer
+
+    f = encrypted(lie, min_survivors=demanded)
+    if demanded == 3:
+        for party, tag in ((1, bytes([1]) * 32), (2, bytes([2]) * 32)):
+            honest = f.clients[party].handle
+
+            def other(op: str, body: Body, tag: bytes = tag, honest: Any = honest) -> Body:
+                return {**honest(op, body), TAG: tag} if op == ROUND else honest(op, body)
+
+            f.clients[party].handle = other  # type: ignore[method-assign]  # cheats
+    with pytest.raises(PrivetError, match="different adapters") as caught:
+        f.engine.run(f.server.steps())
+    assert "0: 00000000, 1: " in str(caught.value.given)
+    assert str(caught.value.hint).startswith(blamed)

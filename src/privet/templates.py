@@ -56,9 +56,23 @@ def fill(text: str, row: Mapping[str, Any]) -> str:
     def value(match: re.Match[str]) -> str:
         if match[0] in ("{{", "}}"):
             return match[0][0]
-        return _text(row, match[1])
+        return text_of(row, match[1])
 
     return _SLOT.sub(value, text)
+
+
+def group_of(row: Mapping[str, Any], column: str | None) -> str | None:
+    """What a row belongs to; ``None`` without a column that says so.
+
+    Raises:
+        RowError: if the column is missing or blank: rows without a group would else be one and the same person's.
+    """
+    if column is None:
+        return None
+    group = text_of(row, column)
+    if not group.strip():
+        raise RowError(f"column '{column}' is blank where a group is needed")
+    return group
 
 
 def content(row: Mapping[str, Any], template: Template) -> str:
@@ -70,7 +84,7 @@ def content(row: Mapping[str, Any], template: Template) -> str:
     if isinstance(template, ChatTemplate) and template.messages is not None:
         messages = conversation(row.get(template.messages), template.messages)
         return "\n".join(message["content"] for message in messages[:-1])
-    return "\n".join(_text(row, name) for name in sorted(set(columns(template.prompt))))
+    return "\n".join(text_of(row, name) for name in sorted(set(columns(template.prompt))))
 
 
 def required_columns(template: Template) -> set[str]:
@@ -97,7 +111,7 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
     """
     if isinstance(template, ClassificationTemplate):
         labels = list(template.verbalisers)
-        given = _text(row, template.label)
+        given = text_of(row, template.label)
         if given not in template.verbalisers:
             raise LabelError(f"column '{template.label}' holds a label without a verbaliser")
         prompt, completion = fill(template.prompt, row), template.verbalisers[given]
@@ -148,7 +162,12 @@ def ends_text(template: Template) -> bool:
     return isinstance(template, PromptTemplate) and template.end_of_text
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """What a row says in one column, as templates, labels and groups take it.
+
+    Raises:
+        RowError: if the column is missing or holds what is no text.
+    """
     if column not in row:
         raise RowError(f"no column '{column}'")
     value = row[column]

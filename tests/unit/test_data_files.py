@@ -198,6 +198,17 @@ def test_groups_of_users_are_not_divided(tmp_path: Path) -> None:
     assert sum(map(len, held.values())) == 25 == dataset.report.groups
 
 
+@pytest.mark.parametrize("blank", ["", "  ", None])
+def test_rows_without_a_group_are_broken_and_no_person_of_their_own(
+    tmp_path: Path, blank: str | None
+) -> None:
+    rows = [row | {"person": blank if i % 2 else f"p{i}"} for i, row in enumerate(pairs(6))]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(PrivetError, match="3 broken rows") as caught:
+        load(config(kind="jsonl", path=path, template=PAIRS, split={"group": "person"}))
+    assert "rows.jsonl line 2: column 'person'" in str(caught.value)
+
+
 def test_copies_stay_together_without_groups(tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "rows.jsonl",

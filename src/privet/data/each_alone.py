@@ -11,7 +11,7 @@ from privet.data.records import DataReport, Dataset, Record, Silo
 from privet.data.sources import rows_of_files
 from privet.data.split import part_of
 from privet.data_config import CsvData, JsonlData, ParquetData
-from privet.templates import RowError, content, fill, render
+from privet.templates import RowError, content, group_of, render
 
 _NAME = "this site"
 
@@ -31,7 +31,7 @@ def load_each_alone(config: JsonlData | CsvData | ParquetData) -> tuple[Dataset,
     held_out = 0
     for row in rows:
         try:
-            group = None if config.split.group is None else fill(f"{{{config.split.group}}}", row.columns)
+            group = group_of(row.columns, config.split.group)
             record = render(row.columns, config.template, record_id=row.id, group=group)
             text = content(row.columns, config.template)
             # JSON can spell half a character, which is no text to a tokenizer.

@@ -25,7 +25,7 @@ from privet.data_config import (
     SentimentData,
 )
 from privet.fetch import Progress, sentiment_dir
-from privet.templates import LabelError, RowError, choices, content, fill, render
+from privet.templates import LabelError, RowError, choices, content, group_of, render
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _render_all(
     entries = []
     for row in rows:
         try:
-            group = None if config.split.group is None else fill(f"{{{config.split.group}}}", row.columns)
+            group = group_of(row.columns, config.split.group)
             record = render(row.columns, config.template, record_id=prefix + row.id, group=group)
             entries.append(_Entry(record, content(row.columns, config.template)))
         except RowError as error:

@@ -119,6 +119,7 @@ def _data(data: DataSketch) -> dict[str, Any]:
     return {
         "kind": data.kind,
         "path": data.path,
+        **({"delimiter": data.delimiter} if data.delimiter != "," else {}),
         "max_length": 128,
         "template": data.template,
         "partition": data.partition,

@@ -98,23 +98,34 @@ def test_broken_csv_names_the_line_where_the_row_begins(tmp_path: Path) -> None:
     path.write_text('question,answer\n"two\nlines?",yes\nonly one\na?,b,c\nfine?,yes\n')
     with pytest.raises(PrivetError, match="2 broken rows") as caught:
         load(config(kind="csv", path=str(path), template=PAIRS))
-    assert "line 4: 1 values for 2 columns; line 5: 3 values" in str(caught.value)
+    assert "line 4: 1 value for 2 columns; line 5: 3 values" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ("", "line 3: a quote opens in this row and is never closed: the 5 lines after it went with it"),
-        ('"closed?",no\n', "line 3: not valid CSV .*, in the 6 lines that a quote in this row took with it"),
+        ("", "line 3: a quote opens in this row and is never closed$"),
+        ("fine?,yes\n", "a quote opens in this row and is never closed: the 1 line after it went with it"),
+        ("fine?,yes\n" * 5, "never closed: the 5 lines after it went with it"),
+        ('"closed?",no\n', "line 3: not valid CSV .*, in the 1 line that a quote in this row took with it"),
+        ("fine?,yes\n" * 5 + '"closed?",no\n', "in the 6 lines that a quote in this row took with it"),
+        ("x" * (1 << 20), "line 3: a value of more than 1048576 characters, in the 1 line that a quote"),
     ],
+    ids=["none", "one", "five", "closed after one", "closed after six", "too long"],
 )
 def test_an_open_quote_is_named_with_what_it_swallowed(tmp_path: Path, after: str, message: str) -> None:
     """The parser finds it out at the end of the file, or where another quote opens; the mistake is where it began."""
     path = tmp_path / "rows.csv"
-    path.write_text('question,answer\nfine?,yes\n"open?,yes\n' + "fine?,yes\n" * 5 + after)
+    path.write_text('question,answer\nfine?,yes\n"open?,yes\n' + after)
     with pytest.raises(PrivetError, match="1 broken row") as caught:
         load(config(kind="csv", path=str(path), template=PAIRS))
-    assert re.search(message, str(caught.value))
+    assert re.search(message, str(caught.value), re.MULTILINE)
+
+
+def test_values_of_csv_may_be_longer_than_the_parsers_own_limit(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"question,answer\n{'why ' * 50_000},yes\n")
+    dataset = load(config(kind="csv", path=str(tmp_path / "rows.csv"), template=PAIRS, split={"test": 0}))
+    assert dataset.size == 1
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,7 @@ def test_an_open_quote_is_named_with_what_it_swallowed(tmp_path: Path, after: st
         (b"", "does not name the columns"),
         (b"a,a\n1,2\n", "same name"),
         (b"a;b\n1;2\n", 'delimiter: ";"'),
-        (b"a,b\n\xff\xfe,2\n", "not UTF-8"),
+        (b"a,b\n1,2\n\xff\xfe,2\n", "not UTF-8 text\n.* line 3"),
     ],
 )
 def test_csv_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:

@@ -6,7 +6,6 @@ cannot reach into Python objects as ``str.format`` would let it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from privet.data.records import Record
 from privet.data_config import ChatTemplate, ClassificationTemplate, PromptTemplate, Template
 from privet.errors import PrivetError
+from privet.values import as_text
 
 _SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -123,6 +123,11 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
     return Record(record_id, fill(template.prompt, row), fill(template.completion, row), None, group, row)
 
 
+def plain_label(label: str) -> str:
+    """A label without what people overlook: case, and blanks around it. Labels themselves are compared exactly."""
+    return label.strip().casefold()
+
+
 def conversation(value: object, column: str) -> list[dict[str, str]]:
     """Check that ``value`` is a conversation that an assistant ends.
 
@@ -171,14 +176,8 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     if column not in row:
         raise RowError(f"no column '{column}'")
     value = row[column]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and not math.isnan(value):
-        # Parquet and CSV tools write whole numbers as 1.0; a label '1' must still match.
-        return str(int(value)) if value.is_integer() else str(value)
+    text = as_text(value)
+    if text is not None:
+        return text
     kind = "no value" if value is None or isinstance(value, float) else type(value).__name__
     raise RowError(f"column '{column}' holds {kind} where text is needed")

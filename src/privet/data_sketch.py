@@ -23,6 +23,9 @@ from privet.data.sources import (
     unreadable,
 )
 from privet.errors import PrivetError
+from privet.sealing.base import FEWEST_PARTIES
+from privet.templates import RowError, plain_label, text_of
+from privet.values import as_text
 
 ROWS = 2000
 LEAST_ROWS = 100
@@ -47,6 +50,8 @@ class DataSketch:
         partition: A proposal for ``data.partition``.
         group: Column that seems to say which records belong together.
         delimiter: What stands between the columns of CSV.
+        silos: How many silos the partition makes, where that is known.
+        warnings: What is odd about the labels.
     """
 
     kind: str
@@ -58,6 +63,8 @@ class DataSketch:
     partition: dict[str, Any]
     group: str | None
     delimiter: str = ","
+    silos: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def sketch(pattern: str) -> DataSketch:
@@ -92,7 +99,19 @@ def sketch(pattern: str) -> DataSketch:
     template = _template(rows, columns)
     partition = _partition(len(paths), columns)
     records = len(rows) if whole else max(len(rows), _lines(paths, kind))
-    return DataSketch(kind, pattern, len(paths), records, columns, template, partition, group, delimiter)
+    return DataSketch(
+        kind,
+        pattern,
+        len(paths),
+        records,
+        columns,
+        template,
+        partition,
+        group,
+        delimiter,
+        _silos(partition, rows, len(paths), whole),
+        tuple(_warnings(rows, template)),
+    )
 
 
 def _delimiter(path: Path, kind: str) -> str:
@@ -169,14 +188,13 @@ def _template(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[s
         None,
     )
     if label and text:
-        labels = list(dict.fromkeys(str(row[label]) for row in rows if row.get(label) is not None))
+        labels = sorted({found for row in rows if (found := _label(row, label))})
         if 2 <= len(labels) <= MOST_LABELS:
-            words = {name: f" {name}" for name in sorted(labels)}
             return {
                 "kind": "classification",
                 "prompt": f"{{{text}}}\nLabel:",
                 "label": label,
-                "verbalisers": words,
+                "verbalisers": {name: f" {name}" for name in labels},
             }
     for prompt, completion in PAIRS:
         if prompt in columns and completion in columns:
@@ -191,6 +209,46 @@ def _template(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[s
         allowed="prompt and completion, text and label, messages, or text",
         hint="run `privet init` without --data and write the template with your columns' names",
     )
+
+
+def _label(row: Mapping[str, Any], column: str) -> str:
+    """A row's label as a run reads it; empty if there is none."""
+    try:
+        label = text_of(row, column)
+    except RowError:
+        return ""
+    return label if label.strip() else ""
+
+
+def _warnings(rows: list[Mapping[str, Any]], template: Mapping[str, Any]) -> list[str]:
+    """What is odd about the labels, without numbers: how many rows there are is private."""
+    if template["kind"] != "classification":
+        return []
+    column, found = template["label"], []
+    if not all(_label(row, column) for row in rows):
+        found.append(f"Some rows have no label in column '{column}': mend or remove them before a run.")
+    alike: dict[str, list[str]] = {}
+    for label in template["verbalisers"]:
+        alike.setdefault(plain_label(label), []).append(label)
+    found += [
+        f"The labels {', '.join(map(repr, labels))} differ by case or blanks only: each counts as a label of its own "
+        "here. Spell them alike in the data, and leave one."
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
+    return found
+
+
+def _silos(
+    partition: Mapping[str, Any], rows: list[Mapping[str, Any]], files: int, whole: bool
+) -> int | None:
+    """How many silos there will be, if the rows that were looked at tell."""
+    if partition["kind"] == "file":
+        return files
+    if partition["kind"] == "iid":
+        return int(partition["silos"])
+    seen = len({as_text(row.get(partition["column"])) for row in rows} - {None, ""})
+    return seen if whole or seen >= FEWEST_PARTIES else None
 
 
 def _partition(files: int, columns: tuple[str, ...]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from privet.config import parse
+from privet.data.load import load
 from privet.data_sketch import sketch
 from privet.errors import PrivetError
 from privet.init_template import template
@@ -45,6 +46,31 @@ def test_labels_become_verbalisers_unless_they_are_too_many(tmp_path: Path) -> N
     parse(yaml.safe_load(template("dp_lora", found)))
     rows = [{"text": f"t{i}", "label": str(i)} for i in range(50)]
     assert sketch(str(write(tmp_path / "many.jsonl", rows))).template["kind"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [((True, False), ["false", "true"]), ((0.0, 1.0), ["0", "1"]), ((0.5, 2), ["0.5", "2"])],
+)
+def test_labels_are_written_as_a_run_reads_them(values: Any, labels: list[str], tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": values[i % 2]} for i in range(40)]
+    found = sketch(str(write(tmp_path / "data.jsonl", rows)))
+    assert list(found.template["verbalisers"]) == labels
+    data = parse(yaml.safe_load(template("hedge", found))).data
+    assert load(data).report.rows == 40
+
+
+def test_odd_labels_are_warned_of_without_numbers(tmp_path: Path) -> None:
+    labels = ["yes", "Yes", "no", "", None, " "]
+    rows = [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
+    found = sketch(str(write(tmp_path / "data.jsonl", rows)))
+    assert list(found.template["verbalisers"]) == ["Yes", "no", "yes"]
+    empty, alike = found.warnings
+    assert empty.startswith("Some rows have no label in column 'label'")
+    assert alike.startswith("The labels 'Yes', 'yes' differ by case or blanks only")
+    text = template("hedge", found)
+    assert "# Note: Some rows have no label" in text
+    parse(yaml.safe_load(text))
 
 
 def test_csv(tmp_path: Path) -> None:

@@ -23,7 +23,16 @@ class RowError(ValueError):
 
 
 class LabelError(RowError):
-    """A row whose label has no verbaliser."""
+    """A row whose label has no verbaliser.
+
+    Args:
+        message: Names the column; the label is not part of it.
+        label: What the row holds, for the eyes of whoever holds the data.
+    """
+
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label
 
 
 def columns(text: str) -> list[str]:
@@ -113,7 +122,7 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
         labels = list(template.verbalisers)
         given = text_of(row, template.label)
         if given not in template.verbalisers:
-            raise LabelError(f"column '{template.label}' holds a label without a verbaliser")
+            raise LabelError(f"column '{template.label}' holds a label without a verbaliser", given)
         prompt, completion = fill(template.prompt, row), template.verbalisers[given]
         return Record(record_id, prompt, completion, labels.index(given), group, row)
     if isinstance(template, ChatTemplate) and template.messages is not None:
@@ -155,6 +164,13 @@ def chat_messages(record: Record, template: ChatTemplate) -> list[dict[str, str]
     if template.system is not None and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": template.system}, *turns]
     return turns
+
+
+def is_blank(record: Record, template: Template) -> bool:
+    """Whether a column of the prompt is empty, or the prompt is a conversation that says nothing."""
+    if isinstance(template, ChatTemplate) and template.messages is not None:
+        return not record.prompt.strip()
+    return any(not text_of(record.fields, name).strip() for name in columns(template.prompt))
 
 
 def choices(template: Template) -> list[str]:

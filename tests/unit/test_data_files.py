@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.records import PAIRS, config, every_record, pairs, write_jsonl
 
-from privet.data.load import load
+from privet.data.each_alone import load_each_alone
+from privet.data.load import load, load_public
 from privet.data.near_duplicates import normalise
-from privet.data_config import ClassificationTemplate
 from privet.errors import PrivetError
 
 
@@ -241,16 +241,44 @@ def test_users_keep_their_near_duplicates_unless_they_ask(tmp_path: Path) -> Non
     assert removed.size <= 10
 
 
-def test_a_label_without_a_verbaliser_is_told_beside_those_that_have_one(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "yes"}, {"text": "b", "label": "Yes"}])
-    template = ClassificationTemplate(
-        kind="classification", prompt="{text}", label="label", verbalisers={"yes": " yes", "no": " no"}
+WORDS = {"kind": "classification", "prompt": "{text}", "verbalisers": {"yes": " yes", "no": " no"}}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told", "alike"),
+    [
+        (["yes", "Yes", "no "], "labels without one: 'Yes', 'no '", True),
+        (["maybe", "maybe", "no"], "labels without one: 'maybe'", False),
+        ([str(i) for i in range(7)], "labels without one: '0', '1', '2', '3', '4', and 2 more", False),
+        (["a" * 100], f"labels without one: '{'a' * 24}…'", False),
+    ],
+)
+def test_labels_without_a_verbaliser_are_told_beside_those_that_have_one(
+    labels: list[str], told: str, alike: bool, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "secret", "label": label} for label in labels])
+    with pytest.raises(PrivetError, match="broken row") as caught:
+        load(config(kind="jsonl", path=path, template=WORDS))
+    error = caught.value
+    assert error.allowed == "labels 'yes', 'no'"
+    assert str(error.given).endswith(f"; {told}")
+    assert ("'Yes' and 'yes' differ by case or blanks only" in str(error.hint)) == alike
+    assert "secret" not in str(error)
+
+
+def test_the_report_counts_empty_columns_of_the_prompt_and_copies_within_a_silo(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "yes", "site": site} for text in ("a", " ", "b") for site in ("x", "y")]
+    rows += [rows[0], rows[0], rows[0] | {"label": "no"}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    facts = {"kind": "jsonl", "path": path, "template": WORDS, "split": {"test": 0}}
+    report = load(config(**facts, partition={"kind": "column", "column": "site"})).report
+    assert (report.blank, report.copies) == (2, 2)
+    assert report.lines()[-2] == "a column of the prompt is empty in 2 records"
+    assert report.lines()[-1].startswith(
+        "exact copies within a silo: 2 records; epsilon for one record is weaker"
     )
-    with pytest.raises(PrivetError, match="1 broken row") as caught:
-        load(config(kind="jsonl", path=str(tmp_path / "rows.jsonl"), template=template.model_dump()))
-    assert caught.value.allowed == "labels 'yes', 'no'"
-    assert "line 2" in str(caught.value.given)
-    assert "Yes" not in str(caught.value.given)  # what a row says is shown nowhere
+    assert load_each_alone(config(**facts))[0].report.copies == 5  # a site's file is one silo
+    assert "copies" not in str(load_public(config(**facts)).report.lines())
 
 
 def test_a_key_that_stands_twice_and_words_that_are_no_json_are_named(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ neighbouring relation demands: there is one record less, nothing else.
 
 from __future__ import annotations
 
-from privet.data.records import DataReport, Dataset, Record, Silo
+from privet.data.records import DataReport, Dataset, Record, Silo, copies
 from privet.data.sources import rows_of_files
 from privet.data.split import part_of
 from privet.data_config import CsvData, JsonlData, ParquetData
-from privet.templates import RowError, content, group_of, render
+from privet.templates import RowError, content, group_of, is_blank, render
 
 _NAME = "this site"
 
@@ -46,5 +46,12 @@ def load_each_alone(config: JsonlData | CsvData | ParquetData) -> tuple[Dataset,
             else:
                 held_out += 1
     dropped = {"could not be read": len(left_out), "held out": held_out}
-    report = DataReport(config.path, len(rows) + unreadable, dropped, train={_NAME: len(kept)})
+    report = DataReport(
+        config.path,
+        len(rows) + unreadable,
+        dropped,
+        train={_NAME: len(kept)},
+        blank=sum(is_blank(record, config.template) for record in kept),
+        copies=copies(kept),
+    )
     return Dataset([Silo(_NAME, kept)], {}, False, {}, [], report), left_out

@@ -1,6 +1,6 @@
 """Rows out of JSONL, CSV, Parquet and Hugging Face data sets, each with an identity and a place in its file.
 
-A broken row is an error that lists the lines of all of them; it never quotes what a row says.
+A broken row is an error that lists the lines of all of them; it never quotes what a row says, labels apart.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ class Broken:
 
     Attributes:
         allowed: What the configuration takes, for the message, where that helps.
+        found: What all of them have in common, told after the rows.
         hint: The next step.
     """
 
     def __init__(self, source: str, left_out: list[str] | None = None) -> None:
         self.source, self._left_out = source, left_out
         self.allowed: str | None = None
+        self.found: str | None = None
         self.hint = "mend or remove these lines; rows are never skipped silently"
-        self._found: list[str] = []
+        self._rows: list[str] = []
 
     @property
     def decoding(self) -> str:
@@ -60,7 +62,7 @@ class Broken:
 
     def add(self, place: str, what: str) -> None:
         """Note one broken row."""
-        self._found.append(f"{place}: {what}")
+        self._rows.append(f"{place}: {what}")
 
     def check(self) -> None:
         """Raise if any row is broken.
@@ -69,14 +71,15 @@ class Broken:
             PrivetError: with the place and the reason of up to 20 rows, and how many there are.
         """
         if self._left_out is not None:
-            self._left_out += self._found
+            self._left_out += self._rows
             return
-        if not self._found:
+        if not self._rows:
             return
-        more = len(self._found) - _SHOWN
-        shown = self._found[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        more = len(self._rows) - _SHOWN
+        shown = self._rows[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        shown += [self.found] if self.found else []
         raise PrivetError(
-            f"{len(self._found)} broken row{'s' if len(self._found) > 1 else ''}",
+            _count(len(self._rows), "broken row"),
             field=self.source,
             given="; ".join(shown),
             allowed=self.allowed,

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from privet.config_section import Section
+from privet.values import as_text
 
 Domain: TypeAlias = Literal["tweets", "movie", "amazon", "nyt"]
 DOMAINS: tuple[Domain, ...] = ("tweets", "movie", "amazon", "nyt")
@@ -76,13 +77,21 @@ class ClassificationTemplate(Section):
         ),
     )
 
-    @model_validator(mode="before")
+    @field_validator("verbalisers", mode="before")
     @classmethod
     def _labels_as_text(cls, value: object) -> object:
-        if isinstance(value, dict) and isinstance(value.get("verbalisers"), dict):
-            # YAML reads 0 and 1 as integers; labels are compared as text.
-            return value | {"verbalisers": {str(k): v for k, v in value["verbalisers"].items()}}
-        return value
+        if not isinstance(value, dict):
+            return value
+        if any(key is None or isinstance(key, bool) for key in value):
+            raise ValueError(
+                "a label is no text or number: YAML takes yes, no, on, off, true, false and null for something "
+                'else unless they are quoted. Write "yes": " yes", in quotes as the data spell it'
+            )
+        # YAML reads 0 and 1 as numbers; labels are compared as text, written as they are read out of rows.
+        labels = {as_text(key) or str(key): word for key, word in value.items()}
+        if len(labels) < len(value):
+            raise ValueError("a label stands twice, once as a number and once as text")
+        return labels
 
     @model_validator(mode="after")
     def _distinct(self) -> ClassificationTemplate:

@@ -1,23 +1,34 @@
 """A first look at somebody's own files, so that ``privet init --data`` can write a ``data`` section that fits them.
 
-It reads the first rows and proposes; the person who owns the data decides. Nothing it reads is shown or kept but the
-columns' names and, for a classification, the labels.
+It reads the first rows of each file and proposes; the person who owns the data decides. Nothing it reads is shown or
+kept but the columns' names and, for a classification, the labels.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privet.data.sources import (
+    Broken,
+    csv_header,
+    missing_extra,
+    other_delimiters,
+    read_csv,
+    read_jsonl,
+    unreadable,
+)
 from privet.errors import PrivetError
+from privet.sealing.base import FEWEST_PARTIES
+from privet.templates import RowError, plain_label, text_of
+from privet.values import as_text
 
 ROWS = 2000
+LEAST_ROWS = 100
 MOST_LABELS = 20
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 SILO_COLUMNS = ("silo", "site", "hospital", "bank", "organisation", "organization", "client", "branch")
@@ -33,11 +44,14 @@ class DataSketch:
         kind: ``jsonl``, ``csv`` or ``parquet``.
         path: The pattern as it was given.
         files: How many files it names.
-        records: How many records there are; at most those of the first rows, for Parquet.
+        records: How many records there are; those of the first rows, for Parquet.
         columns: Columns of the first rows.
         template: A proposal for ``data.template``.
         partition: A proposal for ``data.partition``.
         group: Column that seems to say which records belong together.
+        delimiter: What stands between the columns of CSV.
+        silos: How many silos the partition makes, where that is known.
+        warnings: What is odd about the labels.
     """
 
     kind: str
@@ -48,13 +62,16 @@ class DataSketch:
     template: dict[str, Any]
     partition: dict[str, Any]
     group: str | None
+    delimiter: str = ","
+    silos: int | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def sketch(pattern: str) -> DataSketch:
     """Look at the files that ``pattern`` names.
 
     Raises:
-        PrivetError: if there are none, they are of an unknown kind, or their columns fit no template.
+        PrivetError: if there are none, they are of an unknown kind, a row is broken, or their columns fit no template.
     """
     paths = [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
     if not paths:
@@ -66,39 +83,72 @@ def sketch(pattern: str) -> DataSketch:
         raise PrivetError(
             "unknown kind of file", field="--data", given=paths[0].name, allowed="*.jsonl, *.csv, *.parquet"
         )
-    try:
-        rows = list(itertools.islice(_rows(paths, kind), ROWS))
-    except (ValueError, UnicodeDecodeError):
-        raise PrivetError(
-            f"is no {kind} in UTF-8",
-            field=str(paths[0]),
-            hint="docs/tutorial.md shows what a file looks like",
-        ) from None
-    if not rows:
-        raise PrivetError("has no rows", field=str(paths[0]), allowed="one record a line")
+    for path in paths:
+        if KINDS.get(path.suffix.lower()) != kind:
+            raise PrivetError(
+                "is of another kind than the first",
+                field=str(path),
+                given=f"{path.suffix or 'no ending'} beside {paths[0].name}",
+                hint="files of one kind, e.g. --data 'sites/*.jsonl' (quoted)",
+            )
+    delimiter = _delimiter(paths[0], kind)
+    found = [_first_rows(path, kind, delimiter, max(LEAST_ROWS, ROWS // len(paths))) for path in paths]
+    rows, whole = [row for part, _ in found for row in part], all(ended for _, ended in found)
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     group = next((name for name in GROUP_COLUMNS if name in columns), None)
     template = _template(rows, columns)
     partition = _partition(len(paths), columns)
-    records = len(rows) if len(rows) < ROWS else max(ROWS, _lines(paths, kind))
-    return DataSketch(kind, pattern, len(paths), records, columns, template, partition, group)
+    records = len(rows) if whole else max(len(rows), _lines(paths, kind))
+    return DataSketch(
+        kind,
+        pattern,
+        len(paths),
+        records,
+        columns,
+        template,
+        partition,
+        group,
+        delimiter,
+        _silos(partition, rows, len(paths), whole),
+        tuple(_warnings(rows, template)),
+    )
 
 
-def _rows(paths: list[Path], kind: str) -> Iterator[Mapping[str, Any]]:
-    for path in paths:
-        if kind == "parquet":
-            yield from _parquet(path)
-            continue
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if kind == "csv":
-                yield from csv.DictReader(file)
-                continue
-            for line in file:
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError
-                    yield row
+def _delimiter(path: Path, kind: str) -> str:
+    """The comma, unless it leaves the header in one piece and another mark does not."""
+    if kind != "csv":
+        return ","
+    try:
+        return next(iter(other_delimiters(csv_header(path))), ",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error, "--data") from error
+
+
+def _first_rows(path: Path, kind: str, delimiter: str, most: int) -> tuple[list[Mapping[str, Any]], bool]:
+    """The first rows of one file, read as a run reads them, and whether these are all.
+
+    Raises:
+        PrivetError: if there are none, or a row among them is broken; with the file and the lines.
+    """
+    broken = Broken(str(path))
+    broken.hint = "mend or remove these lines; docs/tutorial.md shows what a file looks like"
+    found: Iterator[Mapping[str, Any]]
+    if kind == "parquet":
+        found = _parquet(path)
+    else:
+        lines = read_csv(path, delimiter, broken) if kind == "csv" else read_jsonl(path, broken)
+        found = (row for _, row in lines)
+    try:
+        rows = list(itertools.islice(found, most))
+        ended = next(found, None) is None
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error, "--data") from error
+    broken.check()
+    if not rows:
+        raise PrivetError(
+            "has no rows", field=str(path), allowed="one record a line", hint="fill it, or name other files"
+        )
+    return rows, ended
 
 
 def _lines(paths: list[Path], kind: str) -> int:
@@ -114,13 +164,17 @@ def _lines(paths: list[Path], kind: str) -> int:
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
+        import pyarrow
         from pyarrow import parquet
-    except ImportError:
+    except ImportError as error:
+        raise missing_extra("pyarrow", "parquet") from error
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=ROWS):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
         raise PrivetError(
-            "Parquet needs pyarrow", field=str(path), hint="pip install 'privet[data]', or convert to JSONL"
-        ) from None
-    for batch in parquet.ParquetFile(path).iter_batches(batch_size=ROWS):
-        yield from batch.to_pylist()
+            "this is not a Parquet file that can be read", field=str(path), hint="write it again"
+        ) from error
 
 
 def _template(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[str, Any]:
@@ -134,14 +188,13 @@ def _template(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[s
         None,
     )
     if label and text:
-        labels = list(dict.fromkeys(str(row[label]) for row in rows if row.get(label) is not None))
+        labels = sorted({found for row in rows if (found := _label(row, label))})
         if 2 <= len(labels) <= MOST_LABELS:
-            words = {name: f" {name}" for name in sorted(labels)}
             return {
                 "kind": "classification",
                 "prompt": f"{{{text}}}\nLabel:",
                 "label": label,
-                "verbalisers": words,
+                "verbalisers": {name: f" {name}" for name in labels},
             }
     for prompt, completion in PAIRS:
         if prompt in columns and completion in columns:
@@ -156,6 +209,46 @@ def _template(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> dict[s
         allowed="prompt and completion, text and label, messages, or text",
         hint="run `privet init` without --data and write the template with your columns' names",
     )
+
+
+def _label(row: Mapping[str, Any], column: str) -> str:
+    """A row's label as a run reads it; empty if there is none."""
+    try:
+        label = text_of(row, column)
+    except RowError:
+        return ""
+    return label if label.strip() else ""
+
+
+def _warnings(rows: list[Mapping[str, Any]], template: Mapping[str, Any]) -> list[str]:
+    """What is odd about the labels, without numbers: how many rows there are is private."""
+    if template["kind"] != "classification":
+        return []
+    column, found = template["label"], []
+    if not all(_label(row, column) for row in rows):
+        found.append(f"Some rows have no label in column '{column}': mend or remove them before a run.")
+    alike: dict[str, list[str]] = {}
+    for label in template["verbalisers"]:
+        alike.setdefault(plain_label(label), []).append(label)
+    found += [
+        f"The labels {', '.join(map(repr, labels))} differ by case or blanks only: each counts as a label of its own "
+        "here. Spell them alike in the data, and leave one."
+        for labels in alike.values()
+        if len(labels) > 1
+    ]
+    return found
+
+
+def _silos(
+    partition: Mapping[str, Any], rows: list[Mapping[str, Any]], files: int, whole: bool
+) -> int | None:
+    """How many silos there will be, if the rows that were looked at tell."""
+    if partition["kind"] == "file":
+        return files
+    if partition["kind"] == "iid":
+        return int(partition["silos"])
+    seen = len({as_text(row.get(partition["column"])) for row in rows} - {None, ""})
+    return seen if whole or seen >= FEWEST_PARTIES else None
 
 
 def _partition(files: int, columns: tuple[str, ...]) -> dict[str, Any]:

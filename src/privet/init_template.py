@@ -18,6 +18,7 @@ from privet.config_fields import descriptions, kinds, sections
 from privet.data_sketch import DataSketch
 from privet.errors import PrivetError
 from privet.model_config import EMBEDDED_MODEL
+from privet.sealing.base import FEWEST_PARTIES
 
 WIDTH = 100
 PRIVATE_BY_RECORD = frozenset({"dp_lora", "hedge"})
@@ -65,6 +66,35 @@ def systems() -> tuple[str, ...]:
     return kinds("system")
 
 
+def system_for(data: DataSketch | None) -> str:
+    """The system for whoever names none: noise in shares under a seal, where there are silos enough for one."""
+    return "dp_lora" if _too_few(data) else "hedge"
+
+
+def remarks(system: str, data: DataSketch | None) -> dict[str, list[str]]:
+    """What somebody should know of their own data before a run, by the section that it is about."""
+    found: dict[str, list[str]] = {}
+    if data is not None and data.warnings:
+        found["data"] = list(data.warnings)
+    if not _too_few(data):
+        return found
+    why = f"A seal hides nothing among fewer than {FEWEST_PARTIES} silos, and these data make fewer"
+    if system in SEALING:
+        found["sealing"] = [
+            f"{why}: `privet plan` refuses it. Take system dp_lora without a seal, or more silos."
+        ]
+    elif system == "dp_lora":
+        found["system"] = [
+            f"{why}: so each silo adds the whole noise by itself (dp_lora) and there is no section `sealing`. With "
+            f"{FEWEST_PARTIES} silos or more, hedge needs less noise for the same epsilon."
+        ]
+    return found
+
+
+def _too_few(data: DataSketch | None) -> bool:
+    return data is not None and data.silos is not None and data.silos < FEWEST_PARTIES
+
+
 def template(system: str, data: DataSketch | None = None, name: str = "run.yaml") -> str:
     """A configuration that ``privet validate`` accepts, with comments.
 
@@ -80,13 +110,15 @@ def template(system: str, data: DataSketch | None = None, name: str = "run.yaml"
         raise PrivetError("unknown system", field="--system", given=system, allowed=", ".join(systems()))
     lines = [_HEAD.format(system=system, name=name)]
     about = {(section.path, section.kind): section.summary for section in sections()}
-    texts = descriptions()
+    texts, notes = descriptions(), remarks(system, data)
     for key, value in _content(system, data).items():
         if isinstance(value, dict):
             summary = about.get((key, value.get("kind"))) or about.get((key, None), "")
             lines += ["", *_comment(summary, 0)]
         else:
             lines += _comment(texts.get(key, ""), 0)
+        for remark in notes.get(key, ()):
+            lines += _comment(f"Note: {remark}", 0)
         lines += _emit(key, value, key, 0, texts)
         if key == "data":
             lines.append((_OTHER_DATA if data is None else _PUBLIC_FILES).rstrip())
@@ -100,7 +132,7 @@ def _content(system: str, data: DataSketch | None) -> dict[str, Any]:
     content["lora"] = {"rank": 8, "layers": {"top": 2}, "factors": "freeze_a"}
     content["schedule"] = _schedule(system, data)
     if system in PRIVATE_BY_RECORD | PRIVATE_BY_CLIENT:
-        content["privacy"] = _privacy(system, own_data=data is not None)
+        content["privacy"] = _privacy(system, data)
     if system in CODECS:
         content["codec"] = CODECS[system]
     if system in SEALING:
@@ -119,6 +151,7 @@ def _data(data: DataSketch) -> dict[str, Any]:
     return {
         "kind": data.kind,
         "path": data.path,
+        **({"delimiter": data.delimiter} if data.delimiter != "," else {}),
         "max_length": 128,
         "template": data.template,
         "partition": data.partition,
@@ -135,7 +168,7 @@ def _schedule(system: str, data: DataSketch | None) -> dict[str, Any]:
             server = {"kind": "adam", "learning_rate": 20.0, "momentum": 0.0, "decay": "linear"}
             return {"rounds": 40, "sampling_rate": rate, "expected_batch": batch, "server": server}
         server = {"kind": "adam", "learning_rate": 5.0}
-        silos = data.partition.get("silos", data.files) if data else 4
+        silos = (data.silos or data.files) if data else 4
         local = {"steps": 1, "learning_rate": 1.0}
         each = _power_of_two(batch / silos)
         return {"rounds": 40, "sampling_rate": rate, "expected_batch": each, "local": local, "server": server}
@@ -156,15 +189,15 @@ def _power_of_two(value: float) -> int:
     return int(2 ** max(0, round(math.log2(value)))) if value > 0 else 1
 
 
-def _privacy(system: str, own_data: bool) -> dict[str, Any]:
+def _privacy(system: str, data: DataSketch | None) -> dict[str, Any]:
     unit = "record" if system in PRIVATE_BY_RECORD else "client"
     return {
         "unit": unit,
         "relation": "add-remove" if unit == "record" else "zero-out",
         "delta": 1e-5,
         "target_epsilon": 8.0,
-        "clip_norm": 1.0 if own_data else "public",
-        "trust": {"colluders": 1},
+        "clip_norm": 1.0 if data else "public",
+        "trust": {"colluders": 0 if data and data.silos == 1 else 1},
     }
 
 

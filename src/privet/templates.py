@@ -6,7 +6,6 @@ cannot reach into Python objects as ``str.format`` would let it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from privet.data.records import Record
 from privet.data_config import ChatTemplate, ClassificationTemplate, PromptTemplate, Template
 from privet.errors import PrivetError
+from privet.values import as_text
 
 _SLOT = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -23,7 +23,16 @@ class RowError(ValueError):
 
 
 class LabelError(RowError):
-    """A row whose label has no verbaliser."""
+    """A row whose label has no verbaliser.
+
+    Args:
+        message: Names the column; the label is not part of it.
+        label: What the row holds, for the eyes of whoever holds the data.
+    """
+
+    def __init__(self, message: str, label: str) -> None:
+        super().__init__(message)
+        self.label = label
 
 
 def columns(text: str) -> list[str]:
@@ -56,9 +65,23 @@ def fill(text: str, row: Mapping[str, Any]) -> str:
     def value(match: re.Match[str]) -> str:
         if match[0] in ("{{", "}}"):
             return match[0][0]
-        return _text(row, match[1])
+        return text_of(row, match[1])
 
     return _SLOT.sub(value, text)
+
+
+def group_of(row: Mapping[str, Any], column: str | None) -> str | None:
+    """What a row belongs to; ``None`` without a column that says so.
+
+    Raises:
+        RowError: if the column is missing or blank: rows without a group would else be one and the same person's.
+    """
+    if column is None:
+        return None
+    group = text_of(row, column)
+    if not group.strip():
+        raise RowError(f"column '{column}' is blank where a group is needed")
+    return group
 
 
 def content(row: Mapping[str, Any], template: Template) -> str:
@@ -70,7 +93,7 @@ def content(row: Mapping[str, Any], template: Template) -> str:
     if isinstance(template, ChatTemplate) and template.messages is not None:
         messages = conversation(row.get(template.messages), template.messages)
         return "\n".join(message["content"] for message in messages[:-1])
-    return "\n".join(_text(row, name) for name in sorted(set(columns(template.prompt))))
+    return "\n".join(text_of(row, name) for name in sorted(set(columns(template.prompt))))
 
 
 def required_columns(template: Template) -> set[str]:
@@ -97,9 +120,9 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
     """
     if isinstance(template, ClassificationTemplate):
         labels = list(template.verbalisers)
-        given = _text(row, template.label)
+        given = text_of(row, template.label)
         if given not in template.verbalisers:
-            raise LabelError(f"column '{template.label}' holds a label without a verbaliser")
+            raise LabelError(f"column '{template.label}' holds a label without a verbaliser", given)
         prompt, completion = fill(template.prompt, row), template.verbalisers[given]
         return Record(record_id, prompt, completion, labels.index(given), group, row)
     if isinstance(template, ChatTemplate) and template.messages is not None:
@@ -107,6 +130,11 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
         prompt = "\n".join(message["content"] for message in messages[:-1])
         return Record(record_id, prompt, messages[-1]["content"], None, group, row)
     return Record(record_id, fill(template.prompt, row), fill(template.completion, row), None, group, row)
+
+
+def plain_label(label: str) -> str:
+    """A label without what people overlook: case, and blanks around it. Labels themselves are compared exactly."""
+    return label.strip().casefold()
 
 
 def conversation(value: object, column: str) -> list[dict[str, str]]:
@@ -138,6 +166,13 @@ def chat_messages(record: Record, template: ChatTemplate) -> list[dict[str, str]
     return turns
 
 
+def is_blank(record: Record, template: Template) -> bool:
+    """Whether a column of the prompt is empty, or the prompt is a conversation that says nothing."""
+    if isinstance(template, ChatTemplate) and template.messages is not None:
+        return not record.prompt.strip()
+    return any(not text_of(record.fields, name).strip() for name in columns(template.prompt))
+
+
 def choices(template: Template) -> list[str]:
     """The verbalisers in label order; empty when the template is no classification."""
     return list(template.verbalisers.values()) if isinstance(template, ClassificationTemplate) else []
@@ -148,18 +183,17 @@ def ends_text(template: Template) -> bool:
     return isinstance(template, PromptTemplate) and template.end_of_text
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """What a row says in one column, as templates, labels and groups take it.
+
+    Raises:
+        RowError: if the column is missing or holds what is no text.
+    """
     if column not in row:
         raise RowError(f"no column '{column}'")
     value = row[column]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and not math.isnan(value):
-        # Parquet and CSV tools write whole numbers as 1.0; a label '1' must still match.
-        return str(int(value)) if value.is_integer() else str(value)
+    text = as_text(value)
+    if text is not None:
+        return text
     kind = "no value" if value is None or isinstance(value, float) else type(value).__name__
     raise RowError(f"column '{column}' holds {kind} where text is needed")

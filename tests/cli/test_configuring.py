@@ -66,6 +66,29 @@ def test_init_fits_the_users_own_files(tmp_path: Path) -> None:
     assert isinstance(config.privacy.clip_norm, float)
 
 
+@pytest.mark.parametrize("silos", [1, 2, 3])
+def test_init_writes_what_plan_takes_for_few_silos(silos: int, tmp_path: Path) -> None:
+    for number in range(silos):
+        rows = [
+            {"question": f"{i} and {number}?", "answer": "yes", "site": f"s{i % silos}"} for i in range(60)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"s{number}.jsonl").write_text(text, encoding="utf-8")
+    path = tmp_path / "run.yaml"
+    code, _, err = invoke("init", path, "--data", tmp_path / "*.jsonl")
+    assert code == 0, err
+    few = "A seal hides nothing among fewer than 3 silos"
+    assert (few in err, f"# Note: {few}" in path.read_text(encoding="utf-8")) == (silos < 3, silos < 3)
+    code, _, err = invoke("plan", path, "--json")
+    assert code == 0, err
+    config = load(path)
+    assert (config.system.kind, config.sealing.kind) == (
+        ("dp_lora", "none") if silos < 3 else ("hedge", "masked")
+    )
+    code, _, err = invoke("init", path, "--data", tmp_path / "*.jsonl", "--system", "hedge", "--force")
+    assert ("`privet plan` refuses it" in err) == (silos < 3)
+
+
 def test_validate_lists_all_mistakes_with_path_value_and_what_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     invoke("init", path)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.records import PAIRS, config, every_record, pairs, write_jsonl
 
-from privet.data.load import load
+from privet.data.each_alone import load_each_alone
+from privet.data.load import load, load_public
 from privet.data.near_duplicates import normalise
-from privet.data_config import ClassificationTemplate
 from privet.errors import PrivetError
 
 
@@ -98,23 +98,34 @@ def test_broken_csv_names_the_line_where_the_row_begins(tmp_path: Path) -> None:
     path.write_text('question,answer\n"two\nlines?",yes\nonly one\na?,b,c\nfine?,yes\n')
     with pytest.raises(PrivetError, match="2 broken rows") as caught:
         load(config(kind="csv", path=str(path), template=PAIRS))
-    assert "line 4: 1 values for 2 columns; line 5: 3 values" in str(caught.value)
+    assert "line 4: 1 value for 2 columns; line 5: 3 values" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("after", "message"),
     [
-        ("", "line 3: a quote opens in this row and is never closed: the 5 lines after it went with it"),
-        ('"closed?",no\n', "line 3: not valid CSV .*, in the 6 lines that a quote in this row took with it"),
+        ("", "line 3: a quote opens in this row and is never closed$"),
+        ("fine?,yes\n", "a quote opens in this row and is never closed: the 1 line after it went with it"),
+        ("fine?,yes\n" * 5, "never closed: the 5 lines after it went with it"),
+        ('"closed?",no\n', "line 3: not valid CSV .*, in the 1 line that a quote in this row took with it"),
+        ("fine?,yes\n" * 5 + '"closed?",no\n', "in the 6 lines that a quote in this row took with it"),
+        ("x" * (1 << 20), "line 3: a value of more than 1048576 characters, in the 1 line that a quote"),
     ],
+    ids=["none", "one", "five", "closed after one", "closed after six", "too long"],
 )
 def test_an_open_quote_is_named_with_what_it_swallowed(tmp_path: Path, after: str, message: str) -> None:
     """The parser finds it out at the end of the file, or where another quote opens; the mistake is where it began."""
     path = tmp_path / "rows.csv"
-    path.write_text('question,answer\nfine?,yes\n"open?,yes\n' + "fine?,yes\n" * 5 + after)
+    path.write_text('question,answer\nfine?,yes\n"open?,yes\n' + after)
     with pytest.raises(PrivetError, match="1 broken row") as caught:
         load(config(kind="csv", path=str(path), template=PAIRS))
-    assert re.search(message, str(caught.value))
+    assert re.search(message, str(caught.value), re.MULTILINE)
+
+
+def test_values_of_csv_may_be_longer_than_the_parsers_own_limit(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"question,answer\n{'why ' * 50_000},yes\n")
+    dataset = load(config(kind="csv", path=str(tmp_path / "rows.csv"), template=PAIRS, split={"test": 0}))
+    assert dataset.size == 1
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,7 @@ def test_an_open_quote_is_named_with_what_it_swallowed(tmp_path: Path, after: st
         (b"", "does not name the columns"),
         (b"a,a\n1,2\n", "same name"),
         (b"a;b\n1;2\n", 'delimiter: ";"'),
-        (b"a,b\n\xff\xfe,2\n", "not UTF-8"),
+        (b"a,b\n1,2\n\xff\xfe,2\n", "not UTF-8 text\n.* line 3"),
     ],
 )
 def test_csv_that_is_none(tmp_path: Path, content: bytes, message: str) -> None:
@@ -198,6 +209,17 @@ def test_groups_of_users_are_not_divided(tmp_path: Path) -> None:
     assert sum(map(len, held.values())) == 25 == dataset.report.groups
 
 
+@pytest.mark.parametrize("blank", ["", "  ", None])
+def test_rows_without_a_group_are_broken_and_no_person_of_their_own(
+    tmp_path: Path, blank: str | None
+) -> None:
+    rows = [row | {"person": blank if i % 2 else f"p{i}"} for i, row in enumerate(pairs(6))]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(PrivetError, match="3 broken rows") as caught:
+        load(config(kind="jsonl", path=path, template=PAIRS, split={"group": "person"}))
+    assert "rows.jsonl line 2: column 'person'" in str(caught.value)
+
+
 def test_copies_stay_together_without_groups(tmp_path: Path) -> None:
     path = write_jsonl(
         tmp_path / "rows.jsonl",
@@ -219,16 +241,44 @@ def test_users_keep_their_near_duplicates_unless_they_ask(tmp_path: Path) -> Non
     assert removed.size <= 10
 
 
-def test_a_label_without_a_verbaliser_is_told_beside_those_that_have_one(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "yes"}, {"text": "b", "label": "Yes"}])
-    template = ClassificationTemplate(
-        kind="classification", prompt="{text}", label="label", verbalisers={"yes": " yes", "no": " no"}
+WORDS = {"kind": "classification", "prompt": "{text}", "verbalisers": {"yes": " yes", "no": " no"}}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told", "alike"),
+    [
+        (["yes", "Yes", "no "], "labels without one: 'Yes', 'no '", True),
+        (["maybe", "maybe", "no"], "labels without one: 'maybe'", False),
+        ([str(i) for i in range(7)], "labels without one: '0', '1', '2', '3', '4', and 2 more", False),
+        (["a" * 100], f"labels without one: '{'a' * 24}…'", False),
+    ],
+)
+def test_labels_without_a_verbaliser_are_told_beside_those_that_have_one(
+    labels: list[str], told: str, alike: bool, tmp_path: Path
+) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "secret", "label": label} for label in labels])
+    with pytest.raises(PrivetError, match="broken row") as caught:
+        load(config(kind="jsonl", path=path, template=WORDS))
+    error = caught.value
+    assert error.allowed == "labels 'yes', 'no'"
+    assert str(error.given).endswith(f"; {told}")
+    assert ("'Yes' and 'yes' differ by case or blanks only" in str(error.hint)) == alike
+    assert "secret" not in str(error)
+
+
+def test_the_report_counts_empty_columns_of_the_prompt_and_copies_within_a_silo(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "yes", "site": site} for text in ("a", " ", "b") for site in ("x", "y")]
+    rows += [rows[0], rows[0], rows[0] | {"label": "no"}]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    facts = {"kind": "jsonl", "path": path, "template": WORDS, "split": {"test": 0}}
+    report = load(config(**facts, partition={"kind": "column", "column": "site"})).report
+    assert (report.blank, report.copies) == (2, 2)
+    assert report.lines()[-2] == "a column of the prompt is empty in 2 records"
+    assert report.lines()[-1].startswith(
+        "exact copies within a silo: 2 records; epsilon for one record is weaker"
     )
-    with pytest.raises(PrivetError, match="1 broken row") as caught:
-        load(config(kind="jsonl", path=str(tmp_path / "rows.jsonl"), template=template.model_dump()))
-    assert caught.value.allowed == "labels 'yes', 'no'"
-    assert "line 2" in str(caught.value.given)
-    assert "Yes" not in str(caught.value.given)  # what a row says is shown nowhere
+    assert load_each_alone(config(**facts))[0].report.copies == 5  # a site's file is one silo
+    assert "copies" not in str(load_public(config(**facts)).report.lines())
 
 
 def test_a_key_that_stands_twice_and_words_that_are_no_json_are_named(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ BAD_LINES = {
     "half a character": '{"text": "\\ud800", "label": 1, "patient": 1}',
     "too deep": "[" * 100_000,
     "no group": '{"text": "t", "label": 1}',
+    "an empty group": '{"text": "t", "label": 1, "patient": ""}',
 }
 
 

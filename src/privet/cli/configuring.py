@@ -31,8 +31,12 @@ ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML fil
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("run.yaml"),
     system: Annotated[
-        str, typer.Option(help="fedavg, dp_lora, hedge … ; see the table of systems in the README.")
-    ] = "hedge",
+        str | None,
+        typer.Option(
+            help="fedavg, dp_lora, hedge … ; see the table of systems in the README. Without it hedge, or dp_lora "
+            "where your files make fewer than three silos."
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -44,14 +48,17 @@ def init(
 ) -> None:
     """Write a commented configuration, for the embedded data or your own."""
     from privet.data_sketch import sketch
-    from privet.init_template import template
+    from privet.init_template import remarks, system_for, template
 
     if path.exists() and not force:
         raise PrivetError("exists already", field=str(path), hint="name another file, or use --force")
     found = sketch(data) if data else None
+    system = system or system_for(found)
     text = template(system, found, path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+    for remark in (each for about in remarks(system, found).values() for each in about):
+        say(f"note: {remark}")
     if json_:
         answer({"path": str(path), "system": system, "data": found.kind if found else "sentiment"})
         return

@@ -7,11 +7,11 @@ neighbouring relation demands: there is one record less, nothing else.
 
 from __future__ import annotations
 
-from privet.data.records import DataReport, Dataset, Record, Silo
+from privet.data.records import DataReport, Dataset, Record, Silo, copies
 from privet.data.sources import rows_of_files
 from privet.data.split import part_of
 from privet.data_config import CsvData, JsonlData, ParquetData
-from privet.templates import RowError, content, fill, render
+from privet.templates import RowError, content, group_of, is_blank, render
 
 _NAME = "this site"
 
@@ -31,7 +31,7 @@ def load_each_alone(config: JsonlData | CsvData | ParquetData) -> tuple[Dataset,
     held_out = 0
     for row in rows:
         try:
-            group = None if config.split.group is None else fill(f"{{{config.split.group}}}", row.columns)
+            group = group_of(row.columns, config.split.group)
             record = render(row.columns, config.template, record_id=row.id, group=group)
             text = content(row.columns, config.template)
             # JSON can spell half a character, which is no text to a tokenizer.
@@ -46,5 +46,12 @@ def load_each_alone(config: JsonlData | CsvData | ParquetData) -> tuple[Dataset,
             else:
                 held_out += 1
     dropped = {"could not be read": len(left_out), "held out": held_out}
-    report = DataReport(config.path, len(rows) + unreadable, dropped, train={_NAME: len(kept)})
+    report = DataReport(
+        config.path,
+        len(rows) + unreadable,
+        dropped,
+        train={_NAME: len(kept)},
+        blank=sum(is_blank(record, config.template) for record in kept),
+        copies=copies(kept),
+    )
     return Dataset([Silo(_NAME, kept)], {}, False, {}, [], report), left_out

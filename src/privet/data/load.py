@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from privet.data.near_duplicates import near_duplicates
 from privet.data.partition import FILE_COLUMN, Held, partition
-from privet.data.records import DataReport, Dataset, Record, Silo
+from privet.data.records import DataReport, Dataset, Record, Silo, copies
 from privet.data.sentiment import read_sentiment
 from privet.data.sources import Broken, Row, rows_of_files, rows_of_hub
 from privet.data.split import PARTS, Part, part_of
@@ -23,9 +23,13 @@ from privet.data_config import (
     JsonlData,
     ParquetData,
     SentimentData,
+    Template,
 )
 from privet.fetch import Progress, sentiment_dir
-from privet.templates import LabelError, RowError, choices, content, fill, render
+from privet.templates import LabelError, RowError, choices, content, group_of, is_blank, plain_label, render
+
+_LABELS = 5
+_LONG = 24
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     silos = [Silo(name, records) for name, records in held["train"].items()]
     validation = _filled(held["validation"])
     dataset = Dataset(silos, test, config.test_public, validation, public, DataReport(collected.source))
-    return replace(dataset, report=_report(collected, dataset, choices(config.template)))
+    return replace(dataset, report=_report(collected, dataset, config.template))
 
 
 def load_public(config: DataConfig, progress: Progress | None = None) -> Dataset:
@@ -103,7 +107,7 @@ def load_public(config: DataConfig, progress: Progress | None = None) -> Dataset
     collected.rows = sum(map(len, held.values()))
     test = _by_topic(held.get("test", []), config)
     dataset = Dataset([], test, config.test_public, {}, held.get("public", []), DataReport(collected.source))
-    return replace(dataset, report=_report(collected, dataset, choices(config.template)))
+    return replace(dataset, report=_report(collected, dataset, config.template))
 
 
 def _sentiment(config: SentimentData, progress: Progress | None) -> _Collected:
@@ -149,18 +153,35 @@ def _render_all(
     rows: Sequence[Row], config: JsonlData | CsvData | ParquetData | HuggingFaceData, prefix: str
 ) -> list[_Entry]:
     broken = Broken("data")
-    entries = []
+    entries, labels = [], list[str]()
     for row in rows:
         try:
-            group = None if config.split.group is None else fill(f"{{{config.split.group}}}", row.columns)
+            group = group_of(row.columns, config.split.group)
             record = render(row.columns, config.template, record_id=prefix + row.id, group=group)
             entries.append(_Entry(record, content(row.columns, config.template)))
         except RowError as error:
             broken.add(row.place, str(error))
-            if isinstance(error, LabelError) and isinstance(config.template, ClassificationTemplate):
-                broken.allowed = "labels " + ", ".join(map(repr, config.template.verbalisers))
+            if isinstance(error, LabelError):
+                labels.append(error.label)
+    if labels and isinstance(config.template, ClassificationTemplate):
+        _explain(broken, list(dict.fromkeys(labels)), list(config.template.verbalisers))
     broken.check()
     return entries
+
+
+def _explain(broken: Broken, found: Sequence[str], allowed: Sequence[str]) -> None:
+    """Beside the rows, which labels they hold: the data lie on this machine, and no other is told."""
+    more = [f"and {len(found) - _LABELS} more"] if len(found) > _LABELS else []
+    short = [repr(label if len(label) <= _LONG else f"{label[:_LONG]}…") for label in found[:_LABELS]]
+    broken.found = "labels without one: " + ", ".join(short + more)
+    broken.allowed = "labels " + ", ".join(map(repr, allowed))
+    plain = {plain_label(label): label for label in allowed}
+    alike = next((label for label in found if plain_label(label) in plain), None)
+    if alike is not None:
+        broken.hint = (
+            f"{alike!r} and {plain[plain_label(alike)]!r} differ by case or blanks only, and labels are compared "
+            "exactly: spell them alike, in the data or under data.template.verbalisers"
+        )
 
 
 def _remove_near_duplicates(collected: _Collected) -> None:
@@ -200,7 +221,8 @@ def _filled(held: Held) -> Held:
     return {name: records for name, records in held.items() if records}
 
 
-def _report(collected: _Collected, dataset: Dataset, names: Sequence[str]) -> DataReport:
+def _report(collected: _Collected, dataset: Dataset, template: Template) -> DataReport:
+    names = choices(template)
     records = [record for silo in dataset.silos for record in silo.records]
     held_out = [r for part in (dataset.test, dataset.validation) for held in part.values() for r in held]
     labels = Counter(record.label for record in records if record.label is not None)
@@ -215,4 +237,6 @@ def _report(collected: _Collected, dataset: Dataset, names: Sequence[str]) -> Da
         public=len(dataset.public),
         groups=len(groups),
         labels={names[label].strip(): count for label, count in sorted(labels.items())},
+        blank=sum(is_blank(record, template) for record in records),
+        copies=sum(copies(silo.records) for silo in dataset.silos),
     )

@@ -56,6 +56,8 @@ class DataReport:
         public: Records declared public.
         groups: Distinct groups among all records; 0 when there are none.
         labels: Training records by label, if the task is classification.
+        blank: Training records in which a column of the prompt is empty.
+        copies: Training records that say word for word what another of their silo says.
     """
 
     source: str
@@ -67,6 +69,8 @@ class DataReport:
     public: int = 0
     groups: int = 0
     labels: Mapping[str, int] = field(default_factory=dict)
+    blank: int = 0
+    copies: int = 0
 
     def lines(self) -> list[str]:
         """The report as short lines for a person."""
@@ -81,7 +85,23 @@ class DataReport:
         lines.append("held out: " + ", ".join(f"{name} {count}" for name, count in parts.items()))
         if self.labels:
             lines.append("labels: " + ", ".join(f"{name} {count}" for name, count in self.labels.items()))
+        if self.blank:
+            lines.append(f"a column of the prompt is empty in {_records(self.blank)}")
+        if self.copies:
+            lines.append(
+                f"exact copies within a silo: {_records(self.copies)}; epsilon for one record is weaker for a text "
+                "that stands several times"
+            )
         return lines
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'' if count == 1 else 's'}"
+
+
+def copies(records: Sequence[Record]) -> int:
+    """How many of a silo's records say, word for word, what an earlier one says."""
+    return len(records) - len({(record.prompt, record.completion) for record in records})
 
 
 @dataclass(frozen=True)

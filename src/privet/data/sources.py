@@ -1,6 +1,6 @@
 """Rows out of JSONL, CSV, Parquet and Hugging Face data sets, each with an identity and a place in its file.
 
-A broken row is an error that lists the lines of all of them; it never quotes what a row says.
+A broken row is an error that lists the lines of all of them; it never quotes what a row says, labels apart.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,16 +44,25 @@ class Broken:
 
     Attributes:
         allowed: What the configuration takes, for the message, where that helps.
+        found: What all of them have in common, told after the rows.
+        hint: The next step.
     """
 
     def __init__(self, source: str, left_out: list[str] | None = None) -> None:
         self.source, self._left_out = source, left_out
         self.allowed: str | None = None
-        self._found: list[str] = []
+        self.found: str | None = None
+        self.hint = "mend or remove these lines; rows are never skipped silently"
+        self._rows: list[str] = []
+
+    @property
+    def decoding(self) -> str:
+        """Where each row stands for itself, a bad byte spoils the characters that it is in and nothing else."""
+        return "strict" if self._left_out is None else "replace"
 
     def add(self, place: str, what: str) -> None:
         """Note one broken row."""
-        self._found.append(f"{place}: {what}")
+        self._rows.append(f"{place}: {what}")
 
     def check(self) -> None:
         """Raise if any row is broken.
@@ -62,18 +71,19 @@ class Broken:
             PrivetError: with the place and the reason of up to 20 rows, and how many there are.
         """
         if self._left_out is not None:
-            self._left_out += self._found
+            self._left_out += self._rows
             return
-        if not self._found:
+        if not self._rows:
             return
-        more = len(self._found) - _SHOWN
-        shown = self._found[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        more = len(self._rows) - _SHOWN
+        shown = self._rows[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        shown += [self.found] if self.found else []
         raise PrivetError(
-            f"{len(self._found)} broken row{'s' if len(self._found) > 1 else ''}",
+            _count(len(self._rows), "broken row"),
             field=self.source,
             given="; ".join(shown),
             allowed=self.allowed,
-            hint="mend or remove these lines; rows are never skipped silently",
+            hint=self.hint,
         )
 
 
@@ -107,10 +117,11 @@ def rows_of_files(
         names = [path.as_posix() for path in paths]
     rows: list[Row] = []
     for path, name in zip(paths, names, strict=True):
+        broken = Broken(str(path), left_out)
         if isinstance(config, JsonlData):
-            found = _jsonl(path, left_out)
+            found = read_jsonl(path, broken)
         elif isinstance(config, CsvData):
-            found = _csv(path, config.delimiter, left_out)
+            found = read_csv(path, config.delimiter, broken)
         else:
             found = _parquet(path)
         before = len(rows)
@@ -119,10 +130,8 @@ def rows_of_files(
                 Row(f"{name}:{n}", f"{path.name} line {n}", {**row, FILE_COLUMN: name}) for n, row in found
             ]
         except (OSError, UnicodeDecodeError) as error:
-            what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
-            raise PrivetError(
-                f"the file {what}", field=field, given=path, hint="convert it to UTF-8, or check its rights"
-            ) from error
+            raise unreadable(path, error, field) from error
+        broken.check()
         if len(rows) == before and left_out is None:
             raise PrivetError(
                 "the file has no records",
@@ -133,10 +142,32 @@ def rows_of_files(
     return rows
 
 
-def _jsonl(path: Path, left_out: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    broken = Broken(str(path), left_out)
-    rows = []
-    with path.open(encoding="utf-8-sig", errors=_errors(left_out)) as file:
+def unreadable(path: Path, error: OSError | UnicodeDecodeError, field: str) -> PrivetError:
+    """The error of a file that cannot be opened or is no text, with the line where that shows."""
+    if isinstance(error, UnicodeDecodeError):
+        line, hint = _undecodable_line(path), "convert it to UTF-8"
+        return PrivetError("the file is not UTF-8 text", field=field, given=f"{path} line {line}", hint=hint)
+    return PrivetError("the file cannot be read", field=field, given=path, hint="check its rights")
+
+
+def _undecodable_line(path: Path) -> int:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def read_jsonl(path: Path, broken: Broken) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSONL file with their lines, as they are asked for.
+
+    Args:
+        path: The file.
+        broken: Told of every row that is none; the caller checks it in the end.
+    """
+    with path.open(encoding="utf-8-sig", errors=broken.decoding) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -150,16 +181,9 @@ def _jsonl(path: Path, left_out: list[str] | None) -> Iterator[tuple[int, dict[s
                 broken.add(f"line {number}", f"not valid JSON{what}")
                 continue
             if isinstance(row, dict):
-                rows.append((number, row))
+                yield number, row
             else:
                 broken.add(f"line {number}", f"a JSON {type(row).__name__} where an object is needed")
-    broken.check()
-    yield from rows
-
-
-def _errors(left_out: list[str] | None) -> str:
-    """Where each row stands for itself, a bad byte spoils the characters that it is in and nothing else."""
-    return "strict" if left_out is None else "replace"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -178,22 +202,27 @@ DELIMITERS = ";\t|,"
 """What stands between columns where it is not what the configuration says."""
 
 
-def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    broken = Broken(str(path), left_out)
-    rows = []
-    with path.open(encoding="utf-8-sig", newline="", errors=_errors(left_out)) as file:
+LONGEST_VALUE = 1 << 20
+"""Characters that a value of a CSV file may have. An open quote takes so much with it at most."""
+
+
+def read_csv(path: Path, delimiter: str, broken: Broken) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a CSV file with the lines where they begin, as they are asked for.
+
+    Args:
+        path: The file.
+        delimiter: What stands between columns.
+        broken: Told of every row that is none; the caller checks it in the end.
+
+    Raises:
+        PrivetError: if the first line does not name the columns.
+    """
+    csv.field_size_limit(LONGEST_VALUE)  # the parser's own limit, 128 KiB, is less than a long document
+    with path.open(encoding="utf-8-sig", newline="", errors=broken.decoding) as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
-        header = next(reader, None)
-        if not header or len(set(header)) != len(header):
-            raise PrivetError(
-                "the first line does not name the columns"
-                if not header
-                else "two columns have the same name",
-                field=str(path),
-                hint="CSV needs a header line with distinct names",
-            )
-        others = [mark for mark in DELIMITERS if mark in header[0]]
-        if len(header) == 1 and others:
+        header = _header(reader, path)
+        others = other_delimiters(header)
+        if others:
             raise PrivetError(
                 "the first line is one column whose name holds what looks like a delimiter",
                 field=str(path),
@@ -210,19 +239,55 @@ def _csv(path: Path, delimiter: str, left_out: list[str] | None) -> Iterator[tup
                 broken.add(f"line {start}", _csv_mistake(error, reader.line_num - start))
                 continue
             if len(values) == len(header):
-                rows.append((start, dict(zip(header, values, strict=True))))
+                yield start, dict(zip(header, values, strict=True))
             elif values:
-                broken.add(f"line {start}", f"{len(values)} values for {len(header)} columns")
-    broken.check()
-    yield from rows
+                broken.add(
+                    f"line {start}", f"{_count(len(values), 'value')} for {_count(len(header), 'column')}"
+                )
+
+
+def csv_header(path: Path) -> list[str]:
+    """The first line of a CSV file, taken apart at commas.
+
+    Raises:
+        PrivetError: if it does not name the columns.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return _header(csv.reader(file, strict=True), path)
+
+
+def other_delimiters(header: Sequence[str]) -> list[str]:
+    """What may stand between the columns instead, if the header looks like one column."""
+    return [mark for mark in DELIMITERS if mark in header[0]] if len(header) == 1 else []
+
+
+def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+    try:
+        header = next(reader, None)
+    except csv.Error:
+        header = None
+    if not header or len(set(header)) != len(header):
+        raise PrivetError(
+            "two columns have the same name" if header else "the first line does not name the columns",
+            field=str(path),
+            hint="CSV needs a header line with distinct names",
+        )
+    return header
 
 
 def _csv_mistake(error: csv.Error, more: int) -> str:
     """What a person has to look for; an open quote swallows lines, and the parser only sees where that ends."""
     if str(error) == "unexpected end of data":
-        return f"a quote opens in this row and is never closed: the {more} lines after it went with it"
-    swallowed = f", in the {more} lines that a quote in this row took with it" if more > 0 else ""
+        opened = "a quote opens in this row and is never closed"
+        return f"{opened}: the {_count(more, 'line')} after it went with it" if more > 0 else opened
+    swallowed = f", in the {_count(more, 'line')} that a quote in this row took with it" if more > 0 else ""
+    if str(error).startswith("field larger"):
+        return f"a value of more than {LONGEST_VALUE} characters{swallowed}"
     return f"not valid CSV ({error}{swallowed})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -230,7 +295,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise _missing_extra("pyarrow", "parquet") from error
+        raise missing_extra("pyarrow", "parquet") from error
     try:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
@@ -249,7 +314,7 @@ def rows_of_hub(config: HuggingFaceData, split: str, field: str) -> list[Row]:
     try:
         import datasets
     except ImportError as error:
-        raise _missing_extra("datasets", "huggingface") from error
+        raise missing_extra("datasets", "huggingface") from error
     try:
         if Path(config.name).is_dir() and (
             (Path(config.name) / "dataset_dict.json").exists() or (Path(config.name) / "state.json").exists()
@@ -277,7 +342,8 @@ def rows_of_hub(config: HuggingFaceData, split: str, field: str) -> list[Row]:
     return [Row(f"{split}:{n}", f"row {n}", dict(row)) for n, row in enumerate(loaded)]
 
 
-def _missing_extra(package: str, kind: str) -> PrivetError:
+def missing_extra(package: str, kind: str) -> PrivetError:
+    """The error of data that need a package which is not installed."""
     return PrivetError(
         f"data of kind {kind} need the package {package}",
         field="data.kind",

@@ -42,7 +42,7 @@ def export(
     Raises:
         PrivetError: if the run has no adapter yet, the adapter is damaged, or ``out`` is in use.
     """
-    if record.privacy is None or not (record.adapter / WEIGHTS_FILE).is_file():
+    if record.privacy is None or record.so_far or not (record.adapter / WEIGHTS_FILE).is_file():
         raise PrivetError(
             "has no adapter yet",
             field=str(record.folder.path),

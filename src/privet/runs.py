@@ -32,6 +32,7 @@ from privet.privacy.statement import (
     NEAR_DUPLICATES,
     SHARED_ARITHMETIC,
     privacy_statement,
+    without_guarantee,
 )
 from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
@@ -46,6 +47,7 @@ from privet.run_folder import (
     write_configs,
 )
 from privet.server import Server
+from privet.so_far import TERMS, leave_events
 
 SCHEMA = 1
 STATEMENTS = ("privacy.json", "dp_event.json", "result.json", "report.html", "audit.json")
@@ -99,7 +101,11 @@ def start(
                 RunFolder.create(path, fresh=fresh).clear()
             if not (folder / "env.json").exists():
                 folder.write_json("env.json", describe_environment())
-            return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
+            try:
+                return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
+            except KeyboardInterrupt:
+                leave_events(folder, insecure=config.insecure_test_seed is not None)
+                raise
 
 
 class _Run:
@@ -197,6 +203,7 @@ class _Run:
         done = federation.server.progress.number
         kept = [row for row in self.folder.rows("rounds.jsonl") if row["round"] < done]
         self.folder.keep_rows("rounds.jsonl", kept)
+        self.folder.write_json(TERMS, self._terms(resolved, federation.server))
         return federation
 
     def _name(self) -> str:
@@ -320,22 +327,20 @@ class _Run:
         return result
 
     def _statement(self, resolved: Resolved, server: Server) -> dict[str, Any]:
-        privacy = resolved.config.privacy
         survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]
-        newest = self.federation.newest
-        statement = privacy_statement(
-            server.ledger,
-            mechanism=(newest.system if newest else server.system).describe(),
-            clip_norm=resolved.facts.clip_norm if privacy else None,
-            noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
-            not_covered=_not_covered(resolved, here=bool(self.federation.clients)),
-            fewest_survivors=min(survivors, default=None),
-        )
-        if resolved.config.insecure_test_seed is not None:
-            statement |= {"epsilon": "none", "reason": INSECURE, "guarantee": f"none: {INSECURE}"}
-            statement.pop("stages", None)
-            statement["diagnostic"]["epsilon"] = None
-        return statement
+        terms = self._terms(resolved, server)
+        statement = privacy_statement(server.ledger, fewest_survivors=min(survivors, default=None), **terms)
+        return without_guarantee(statement) if resolved.config.insecure_test_seed is not None else statement
+
+    def _terms(self, resolved: Resolved, server: Server) -> dict[str, Any]:
+        """What a statement says beside the ledger."""
+        newest, private = self.federation.newest, resolved.config.privacy is not None
+        return {
+            "mechanism": (newest.system if newest else server.system).describe(),
+            "clip_norm": resolved.facts.clip_norm if private else None,
+            "noise_multiplier": resolved.facts.noise_multiplier if private else None,
+            "not_covered": _not_covered(resolved, here=bool(self.federation.clients)),
+        }
 
 
 def _not_covered(resolved: Resolved, *, here: bool) -> list[str]:

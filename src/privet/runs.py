@@ -47,7 +47,8 @@ from privet.run_folder import (
     write_configs,
 )
 from privet.server import Server
-from privet.so_far import TERMS, leave_events
+from privet.so_far import TERMS, events_left
+from privet.weak_promise import weak_promises
 
 SCHEMA = 1
 STATEMENTS = ("privacy.json", "dp_event.json", "result.json", "report.html", "audit.json")
@@ -101,11 +102,8 @@ def start(
                 RunFolder.create(path, fresh=fresh).clear()
             if not (folder / "env.json").exists():
                 folder.write_json("env.json", describe_environment())
-            try:
+            with events_left(folder, insecure=config.insecure_test_seed is not None):
                 return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
-            except KeyboardInterrupt:
-                leave_events(folder, insecure=config.insecure_test_seed is not None)
-                raise
 
 
 class _Run:
@@ -319,12 +317,18 @@ class _Run:
             "delta": statement["delta"],
             "adapter": str(adapter) if adapter else None,
             "report": str(self.folder / "report.html"),
-            # They count private records where the clients are simulated here, as the rows of rounds.jsonl do.
-            "notes": material.notes if self.config.engine.diagnostics or not self.federation.clients else [],
+            "notes": self._notes(resolved.config, material),
         }
         self.folder.write_json("result.json", result)
         self.observe("result", result)
         return result
+
+    def _notes(self, config: Config, material: Material) -> list[str]:
+        """They count private records where the clients are simulated here, as the rows of rounds.jsonl do."""
+        if self.federation.clients and not config.engine.diagnostics:
+            return []
+        records = sum(map(len, material.silos.values()))
+        return [*material.notes, *weak_promises(config, records, len(self.cast.names(material)))]
 
     def _statement(self, resolved: Resolved, server: Server) -> dict[str, Any]:
         survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]

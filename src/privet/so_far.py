@@ -7,7 +7,7 @@ the checkpoint alone says what was charged; it is on disk before anything can be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from privet import checkpoint
@@ -60,8 +60,22 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"mechanism": "not written down yet", **numbers}
 
 
-def leave_events(folder: RunFolder, *, insecure: bool) -> None:
-    """Write ``dp_event.json`` of a run that is interrupted, for anybody to account what it released."""
+@contextlib.contextmanager
+def events_left(folder: RunFolder, *, insecure: bool) -> Iterator[None]:
+    """Writes ``dp_event.json`` of a run that is interrupted in it, for anybody to account what was released.
+
+    Args:
+        folder: The run's folder.
+        insecure: Whether the run has a test seed, so that nothing covers it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave_events(folder, insecure)
+        raise
+
+
+def _leave_events(folder: RunFolder, insecure: bool) -> None:
     with contextlib.suppress(PrivetError):
         ledger = checkpoint.read_ledger(folder)
         # One that is there still holds: it is withdrawn before anything more is charged.

@@ -1,5 +1,7 @@
 """The calculator behind ``privet account FILE``: releases in a YAML file, epsilon by every accountant out.
 
+A run's ``dp_event.json`` and ``privacy.json`` are taken too, and accounted again by `privet.privacy.ledger.reaccount`.
+
 .. code-block:: yaml
 
     unit: record                # or client
@@ -15,6 +17,7 @@ the relation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +39,11 @@ from privet.privacy.events import (
     Unit,
     unknown_sampling,
 )
+from privet.privacy.ledger import SCHEMA as EVENTS
+from privet.privacy.ledger import Ledger, reaccount
+from privet.privacy.statement import SCHEMA as STATEMENT
 
+_EXAMPLE = "docs/privacy-ledger.md shows a whole file"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -47,7 +54,7 @@ class AccountError(PrivetError):
         self.problems = tuple(problems)
         count = f"{len(problems)} mistake{'s' if len(problems) != 1 else ''}"
         lines = "\n".join(f"  - {problem}" for problem in problems)
-        super().__init__(f"{count}\n{lines}", field=source, hint="docs/privacy-ledger.md shows a whole file")
+        super().__init__(f"{count}\n{lines}", field=source, hint=_EXAMPLE)
 
 
 class NoSampling(Section):
@@ -152,18 +159,57 @@ class AccountFile(Section):
 
 
 def account(path: Path) -> dict[str, Any]:
-    """Epsilon of the releases in a YAML file, ready for JSON.
+    """Epsilon of the releases in a YAML file, or in a run's ``dp_event.json`` or ``privacy.json``, ready for JSON.
 
     Returns:
         ``epsilon`` (``exact``, ``pld``, ``rdp``, ``clt``, each a number or ``None``; the word ``"none"`` if
         there is no finite one), ``headline`` (``value``, ``method``), and what the numbers mean: ``unit``,
-        ``relation``, ``delta``, ``delta_prime``, ``observer``, ``accountant``.
+        ``relation``, ``delta``, ``delta_prime``, ``observer``, ``accountant``; of a run also
+        ``observers``, the same by observer.
 
     Raises:
         PrivetError: if the file cannot be read.
         AccountError: naming every mistake in it.
     """
-    return account_for(read_yaml(path), str(path))
+    raw = read_yaml(path, hint=_EXAMPLE)
+    if raw.get("schema") in (EVENTS, STATEMENT):
+        return _account_stored(path)
+    return account_for(raw, str(path))
+
+
+def _account_stored(path: Path) -> dict[str, Any]:
+    """Epsilon of a run's ``dp_event.json`` or ``privacy.json``, of the worst observer first."""
+    try:
+        # As JSON, not as YAML, which takes 1e-05 for text
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if stored["schema"] == STATEMENT:
+            stored = _events_of(stored)
+        computed, ledger = reaccount(stored), Ledger.from_json(stored)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PrivetError(
+            "is damaged", field=str(path), given=str(error), allowed="dp_event.json or privacy.json of a run"
+        ) from None
+    worst = ledger.trust.worst
+    return {
+        **computed["observers"][worst.name],
+        "unit": ledger.unit,
+        "observer": f"{worst.name}, the worst inside the trust model: {worst.description}",
+        "accountant": computed["accountant"],
+        "observers": computed["observers"],
+    }
+
+
+def _events_of(statement: Mapping[str, Any]) -> dict[str, Any]:
+    """The ledger that a privacy statement was made of."""
+    # A test seed's statement has none though every release is noised
+    void = statement["epsilon"] == "none" and all(r["type"] != "no-guarantee" for r in statement["releases"])
+    return {
+        **{key: statement[key] for key in ("unit", "relation", "delta", "budget_epsilon")},
+        "schema": EVENTS,
+        "trust": {key: value for key, value in statement["trust_model"].items() if key != "text"},
+        "events": statement["releases"],
+        **({"no_guarantee": statement["reason"]} if void else {}),
+    }
 
 
 def account_for(raw: Mapping[str, Any], source: str = "releases") -> dict[str, Any]:

@@ -31,6 +31,10 @@ _MAX_LEDGER_BYTES = 1 << 24
 
 def schema(dimension: int) -> wire.Schema:
     """What follows the header."""
+    return _schema(most_sealed_bytes(state_schema(dimension).max_bytes()))
+
+
+def _schema(most_state_bytes: int) -> wire.Schema:
     whole = wire.Whole(low=0)
     fields: dict[str, Any] = {
         "number": whole,
@@ -38,7 +42,7 @@ def schema(dimension: int) -> wire.Schema:
         "charged": wire.Flag(),
         "charged_number": whole,
         "charged_attempt": whole,
-        "state": wire.Blob(most_sealed_bytes(state_schema(dimension).max_bytes())),
+        "state": wire.Blob(most_state_bytes),
         "ledger": wire.Blob(_MAX_LEDGER_BYTES),
         "size": whole,
         "bytes_up": whole,
@@ -88,10 +92,7 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     path = folder / FILE
     if not path.exists():
         return None
-    raw = path.read_bytes()
-    digest, content = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
-    if hashlib.sha256(content).digest() != digest:
-        raise _unusable(path, "its SHA-256 does not match")
+    content = _content(path)
     held = content[:_CONFIG_BYTES].decode()
     if held != config:
         raise other_configuration(path, held, config)
@@ -108,6 +109,35 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     charged = RoundId(body["charged_number"], body["charged_attempt"]) if body["charged"] else None
     server.progress = Progress(body["number"], body["attempt"], charged)
     return {name: body[name] for name in ("bytes_up", "bytes_down", "seconds")}
+
+
+def read_ledger(folder: RunFolder) -> Ledger | None:
+    """What a run was charged for up to its checkpoint, which is on disk before anything can be opened.
+
+    Returns:
+        The ledger; ``None`` if the run had not come so far.
+
+    Raises:
+        PrivetError: if the checkpoint is damaged or of another version.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    content = _content(path)[_CONFIG_BYTES:]
+    try:
+        body: dict[str, Any] = dict(wire.decode(content, _schema(len(content))))
+        return Ledger.from_json(json.loads(body["ledger"]))
+    except (wire.WireError, PrivetError) as error:
+        raise _unusable(path, str(error)) from None
+
+
+def _content(path: Path) -> bytes:
+    """Everything behind the digest, which is checked."""
+    raw = path.read_bytes()
+    digest, content = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise _unusable(path, "its SHA-256 does not match")
+    return content
 
 
 def other_configuration(path: Path, held: str, asked: str) -> PrivetError:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from privet.config_fields import kind_of, models_of
 
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+LENGTHS = {"min_length": "at least", "max_length": "at most"}
 KINDS = {
     "bool": "`true` or `false`",
     "int": "a whole number",
@@ -107,6 +108,13 @@ def wrong_value(path: str, error: Any) -> Problem:
         return Problem(path, "is none of what may stand here", given, expected)
     if bounds := [f"{sign} {context[name]:g}" for name, sign in SIGNS.items() if name in context]:
         return Problem(path, "is out of bounds", given, ", ".join(bounds))
+    if bound := next((name for name in LENGTHS if name in context), None):
+        what = "characters" if isinstance(given, str) else "entries"
+        held = given if isinstance(given, str) else f"{context['actual_length']} in all"
+        message = "is too short" if bound == "min_length" else "is too long"
+        return Problem(
+            path, message, repr(given) if given == "" else held, f"{LENGTHS[bound]} {context[bound]} {what}"
+        )
     stem = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     stem = "model" if stem == "model_attributes" else stem
     if stem in KINDS:

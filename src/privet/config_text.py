@@ -30,8 +30,12 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, hint: str = "`privet init` writes an example") -> dict[str, Any]:
     """The mapping in a YAML file.
+
+    Args:
+        path: The file.
+        hint: What a person is told whose file has nothing in it.
 
     Raises:
         PrivetError: if it is missing, no YAML, or no mapping.
@@ -52,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         hint = "indent with spaces, not tabs" if what and "\\t" in what else "mend that line or the one above"
         raise PrivetError("is not valid YAML", field=str(path), given=line, hint=hint) from None
     if not isinstance(loaded, dict):
-        raise PrivetError("has no sections", field=str(path), hint="`privet init` writes an example")
+        raise PrivetError("has no keys" if loaded is None else "has no sections", field=str(path), hint=hint)
     return loaded
 
 

@@ -23,8 +23,8 @@ def simulated(
     """One round's row.
 
     A client that was away, or that sent again what it had answered before, has nothing to show: its count is ``None``.
-    The measured standard deviation is that of all shares drawn in the round, in units of the gradients; it lies outside
-    its interval once in 1000 rounds.
+    The measured standard deviation is that of all shares drawn in the round, in units of the gradients, beside that of
+    one share (of all the noise, where each client adds it in full); it lies outside its interval once in 1000 rounds.
 
     Args:
         clients: Clients by party number.

@@ -95,6 +95,7 @@ def _adjust(config: Config, task: str, limit: int | None) -> Config:
 
 
 def _records(record: RunRecord, config: Config, progress: Progress | None) -> dict[str, Any]:
+    from privet.export import check_finished
     from privet.material import gather
     from privet.measure import means, measure
 
@@ -102,6 +103,7 @@ def _records(record: RunRecord, config: Config, progress: Progress | None) -> di
         if progress is not None:
             progress(facts["name"], facts.get("done", 0), facts.get("total", 0))
 
+    check_finished(record)
     material = gather(config, observe)
     layout = material.trainer.backbone.layout
     states = {"base": layout.initial_flat(), "adapter": layout.load_peft(record.adapter)}
@@ -119,7 +121,7 @@ def _records(record: RunRecord, config: Config, progress: Progress | None) -> di
 def _lm_eval(
     record: RunRecord, config: Config, name: str, limit: int | None, progress: Progress | None
 ) -> dict[str, Any]:
-    from privet.export import export
+    from privet.export import check_finished, export
     from privet.lm_tasks import LmEval
     from privet.models import load_model
 
@@ -127,6 +129,7 @@ def _lm_eval(
         if progress is not None:
             progress(doing, 0, 0)
 
+    check_finished(record)
     tell("starting lm-eval")
     task = LmEval(name, limit=limit)
     tell(f"loading {config.model.name}")

@@ -42,13 +42,7 @@ def export(
     Raises:
         PrivetError: if the run has no adapter yet, the adapter is damaged, or ``out`` is in use.
     """
-    if record.privacy is None or not (record.adapter / WEIGHTS_FILE).is_file():
-        raise PrivetError(
-            "has no adapter yet",
-            field=str(record.folder.path),
-            given=record.state_text,
-            hint="finish the run first",
-        )
+    check_finished(record)
     if out.exists() and any(out.iterdir()) and not (force and (out / CONFIG_FILE).exists()):
         hint = "--force replaces an earlier export" if (out / CONFIG_FILE).exists() else "name another folder"
         raise PrivetError(
@@ -72,6 +66,21 @@ def export(
     for file in evidence:
         shutil.copyfile(record.folder / file, out / file)
     return [out / file for file in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, *evidence)]
+
+
+def check_finished(record: RunRecord) -> None:
+    """Refuse a run that has no adapter and statement yet.
+
+    Raises:
+        PrivetError: naming how far the run has come.
+    """
+    if record.privacy is None or record.so_far or not (record.adapter / WEIGHTS_FILE).is_file():
+        raise PrivetError(
+            "has no adapter yet",
+            field=str(record.folder.path),
+            given=record.state_text,
+            hint="finish the run first",
+        )
 
 
 def _peft_config(record: RunRecord) -> dict[str, Any]:

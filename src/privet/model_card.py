@@ -6,6 +6,7 @@ a run without a finite one says ``none`` and why.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from privet import __version__
+from privet.model_config import SMALL_MODEL
 from privet.report import numbers
 from privet.report.page import AUDIT_NOTE, releases, warnings
 from privet.report.record import ObserverRow, RunRecord
@@ -23,6 +25,10 @@ SEARCH = (
 )
 
 
+SMALL = (
+    "`small` is privet's own test model, a tiny Llama that each machine trains for itself, and no model hub has it: "
+    "`privet fetch small` makes it and prints its folder, under `~/.cache/privet` unless `PRIVET_CACHE` names another."
+)
 WITHHELD = "This run was attacked. The figures are exact functions of training records and are not handed on."
 
 
@@ -45,6 +51,9 @@ def model_card(record: RunRecord, *, base: str, parameters: int, audit: bool = T
         *_notes(record),
         "## Use",
         f"```python\n{_usage(base)}\n```",
+        *([SMALL] if base == SMALL_MODEL else []),
+        "## Prompt",
+        *_prompt(record),
         "## Privacy statement",
         *_privacy(record),
         "## Evidence",
@@ -71,7 +80,43 @@ def _notes(record: RunRecord) -> list[str]:
     return ["\n".join(f"> {text}" for text in found)] if (found := warnings(record)) else []
 
 
+def _prompt(record: RunRecord) -> list[str]:
+    """How records became text: an adapter answers what it was trained on."""
+    data = record.config.get("data") or {}
+    template: Mapping[str, Any] = data.get("template") or {}
+    if not template:
+        return ["The run wrote no template down."]
+    kind, facts = str(template.get("kind")), {"template": str(template.get("kind"))}
+    if kind == "chat" and template.get("messages"):
+        facts["conversation"] = f"column `{template['messages']}`; the last turn of the assistant is learned"
+    else:
+        facts |= {name: _literal(template[name]) for name in ("prompt", "completion") if template.get(name)}
+    if kind == "chat":
+        facts["system message"] = _literal(template["system"]) if template.get("system") else "none"
+    if verbalisers := template.get("verbalisers"):
+        facts["answer by label"] = ", ".join(
+            f"{label}: {_literal(word)}" for label, word in verbalisers.items()
+        )
+    facts["tokens at most (max_length)"] = f"{data.get('max_length')}; longer prompts lost their beginning"
+    how = (
+        "The tokenizer's chat template writes the conversation."
+        if kind == "chat"
+        else "Prompt and answer follow each other as they stand, without a chat template."
+    )
+    return [
+        f"The adapter was trained on text of this form; `{{column}}` stands for a record's own. {how}",
+        _table(("what", "value"), list(facts.items())),
+    ]
+
+
+def _literal(text: Any) -> str:
+    """Text with its spaces and line ends to be seen."""
+    return f"`{json.dumps(str(text), ensure_ascii=False)}`"
+
+
 def _usage(base: str) -> str:
+    if base == SMALL_MODEL:
+        base = "FOLDER that `privet fetch small` prints"
     return (
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM\n\n"

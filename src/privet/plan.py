@@ -30,6 +30,7 @@ from privet.run_traffic import RunTraffic
 from privet.sealing.base import SealingPlan
 from privet.sealing.levels import forecast, hands_sums_on
 from privet.traffic import Traffic
+from privet.weak_promise import weak_promises
 
 SCHEMA = 1
 FLOPS_PER_THREAD = {"bfloat16": 3e11, "float32": 8e10}
@@ -114,6 +115,7 @@ class Plan:
             "memory_estimate_bytes": self._memory(),
             "sealing": asdict(self.sealing),
             "refusals": self.refusals,
+            "notes": weak_promises(config, self.dataset.size, r.facts.parties),
         }
 
     def _preparation(self) -> dict[str, Any]:
@@ -297,6 +299,10 @@ def with_target(config: Config, target_epsilon: float) -> Config:
             field="--epsilon",
             given=target_epsilon,
             hint="add a privacy section, or use system dp_lora or hedge",
+        )
+    if not 0 < target_epsilon < math.inf:
+        raise PrivetError(
+            "cannot be reached by any noise", field="--epsilon", given=target_epsilon, allowed="a number > 0"
         )
     raw = config.model_dump(mode="json")
     raw["privacy"] |= {"target_epsilon": target_epsilon, "noise_multiplier": None, "max_epsilon": None}

@@ -32,6 +32,7 @@ from privet.privacy.statement import (
     NEAR_DUPLICATES,
     SHARED_ARITHMETIC,
     privacy_statement,
+    without_guarantee,
 )
 from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
@@ -46,6 +47,8 @@ from privet.run_folder import (
     write_configs,
 )
 from privet.server import Server
+from privet.so_far import TERMS, events_left
+from privet.weak_promise import weak_promises
 
 SCHEMA = 1
 STATEMENTS = ("privacy.json", "dp_event.json", "result.json", "report.html", "audit.json")
@@ -99,7 +102,8 @@ def start(
                 RunFolder.create(path, fresh=fresh).clear()
             if not (folder / "env.json").exists():
                 folder.write_json("env.json", describe_environment())
-            return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
+            with events_left(folder, insecure=config.insecure_test_seed is not None):
+                return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
 
 
 class _Run:
@@ -197,6 +201,7 @@ class _Run:
         done = federation.server.progress.number
         kept = [row for row in self.folder.rows("rounds.jsonl") if row["round"] < done]
         self.folder.keep_rows("rounds.jsonl", kept)
+        self.folder.write_json(TERMS, self._terms(resolved, federation.server))
         return federation
 
     def _name(self) -> str:
@@ -312,30 +317,34 @@ class _Run:
             "delta": statement["delta"],
             "adapter": str(adapter) if adapter else None,
             "report": str(self.folder / "report.html"),
-            # They count private records where the clients are simulated here, as the rows of rounds.jsonl do.
-            "notes": material.notes if self.config.engine.diagnostics or not self.federation.clients else [],
+            "notes": self._notes(resolved.config, material),
         }
         self.folder.write_json("result.json", result)
         self.observe("result", result)
         return result
 
+    def _notes(self, config: Config, material: Material) -> list[str]:
+        """They count private records where the clients are simulated here, as the rows of rounds.jsonl do."""
+        if self.federation.clients and not config.engine.diagnostics:
+            return []
+        records = sum(map(len, material.silos.values()))
+        return [*material.notes, *weak_promises(config, records, len(self.cast.names(material)))]
+
     def _statement(self, resolved: Resolved, server: Server) -> dict[str, Any]:
-        privacy = resolved.config.privacy
         survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]
-        newest = self.federation.newest
-        statement = privacy_statement(
-            server.ledger,
-            mechanism=(newest.system if newest else server.system).describe(),
-            clip_norm=resolved.facts.clip_norm if privacy else None,
-            noise_multiplier=resolved.facts.noise_multiplier if privacy else None,
-            not_covered=_not_covered(resolved, here=bool(self.federation.clients)),
-            fewest_survivors=min(survivors, default=None),
-        )
-        if resolved.config.insecure_test_seed is not None:
-            statement |= {"epsilon": "none", "reason": INSECURE, "guarantee": f"none: {INSECURE}"}
-            statement.pop("stages", None)
-            statement["diagnostic"]["epsilon"] = None
-        return statement
+        terms = self._terms(resolved, server)
+        statement = privacy_statement(server.ledger, fewest_survivors=min(survivors, default=None), **terms)
+        return without_guarantee(statement) if resolved.config.insecure_test_seed is not None else statement
+
+    def _terms(self, resolved: Resolved, server: Server) -> dict[str, Any]:
+        """What a statement says beside the ledger."""
+        newest, private = self.federation.newest, resolved.config.privacy is not None
+        return {
+            "mechanism": (newest.system if newest else server.system).describe(),
+            "clip_norm": resolved.facts.clip_norm if private else None,
+            "noise_multiplier": resolved.facts.noise_multiplier if private else None,
+            "not_covered": _not_covered(resolved, here=bool(self.federation.clients)),
+        }
 
 
 def _not_covered(resolved: Resolved, *, here: bool) -> list[str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from privet.cli import VERBS, app
+from privet.config import parse
 from privet.init_template import systems
 
 GROUPS = ("keys", "bench", "deploy", "server", "site")
@@ -62,3 +65,22 @@ def test_messages_that_the_tutorial_explains_are_in_the_code() -> None:
     assert len(quoted) > 4
     for text in quoted:
         assert text.removeprefix("stopped: ").rstrip("s") in source, text
+
+
+def yaml_blocks() -> list[tuple[str, dict[str, Any]]]:
+    texts = {
+        name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("deploy.md", "tutorial.md")
+    }
+    return [
+        (name, yaml.safe_load(block))
+        for name, text in texts.items()
+        for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def test_whole_configurations_in_the_guides_are_valid() -> None:
+    """A block with the key `system`, which every run must name, is whole; one without it is a fragment."""
+    whole = [(page, block) for page, block in yaml_blocks() if "system" in block]
+    assert [page for page, _ in whole] == ["deploy.md"]
+    for page, block in whole:
+        parse(block, page)

@@ -74,3 +74,27 @@ def test_an_identity_is_never_replaced(tmp_path: Path) -> None:
     code, _, err = invoke("keys", "init", tmp_path / "site", "--name", "site")
     assert code == 2
     assert "already holds an identity" in err
+
+
+def test_a_roster_that_was_changed_after_signing_is_told_and_not_signed(tmp_path: Path) -> None:
+    for site in ("a", "b", "other"):
+        invoke("keys", "init", tmp_path / site, "--name", site)
+    roster = tmp_path / "roster.json"
+    cards = [tmp_path / site / "card.json" for site in ("a", "b")]
+    invoke("keys", "roster", *cards, "--consortium", "c", "--out", roster)
+    assert invoke("keys", "sign", tmp_path / "a", roster)[0] == 0
+    document = json.loads(roster.read_text(encoding="utf-8"))
+    key = json.loads((tmp_path / "other" / "card.json").read_text(encoding="utf-8"))["public_key"]
+    document["members"][1]["public_key"] = key
+    roster.write_text(json.dumps(document), encoding="utf-8")
+    out = invoke("keys", "show", roster)[1]
+    assert "SIGNATURE DOES NOT MATCH" in out
+    assert "changed after it was signed" in out
+    shown = json.loads(invoke("keys", "show", roster, "--json")[1])
+    assert [row["signature"] for row in shown["members"]] == ["wrong", "missing"]
+    before = roster.read_bytes()
+    for site in ("a", "other"):
+        code, _, err = invoke("keys", "sign", tmp_path / site, roster)
+        assert code == 2
+        assert "was changed after it was signed" in err
+    assert roster.read_bytes() == before

@@ -144,3 +144,16 @@ def test_report_and_export_answer_with_paths(runs: Path, tmp_path: Path) -> None
     code, _, err = invoke("export", runs / "half", "--out", tmp_path / "other")
     assert code == 2
     assert "has no adapter yet" in err
+
+
+def test_evaluate_refuses_an_unfinished_run_before_it_loads_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gather(*arguments: Any) -> None:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr("privet.material.gather", gather)
+    code, _, err = invoke("evaluate", finished_run(tmp_path / "half", rounds=12, ended=False))
+    assert code == 2
+    assert "has no adapter yet" in err
+    assert "finish the run first" in err

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from support.finished_run import finished_run
+from typer.testing import CliRunner
 
 from privet.account import AccountError, account, account_for
+from privet.cli import app
 from privet.errors import PrivetError
+from privet.privacy.ledger import reaccount
+from privet.privacy.statement import without_guarantee
 
 CASES = json.loads((Path(__file__).parents[1] / "cases" / "accounting.json").read_text())
 
@@ -167,3 +172,31 @@ def test_an_empty_list_and_an_unreadable_file_are_refused(tmp_path: Path) -> Non
         account(tmp_path / "absent.yaml")
     with pytest.raises(PrivetError, match="not valid YAML"):
         account(written(tmp_path, "releases: [1"))
+
+
+@pytest.mark.parametrize("file", ["dp_event.json", "privacy.json"])
+@pytest.mark.parametrize("system", ["hedge", "fedavg"])
+def test_a_runs_own_files_are_accounted_again(file: str, system: str, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", system)
+    stored = json.loads((run / "dp_event.json").read_text(encoding="utf-8"))
+    found = account(run / file)
+    assert found["observers"] == reaccount(stored)["observers"]
+    worst = found["observer"].split(",")[0]
+    assert found["headline"] == found["observers"][worst]["headline"]
+    done = CliRunner().invoke(app, ["account", str(run / file)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert worst in done.stdout
+
+
+def test_a_statement_of_a_test_seed_stays_none_when_it_is_accounted_again(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    statement = without_guarantee(json.loads((run / "privacy.json").read_text(encoding="utf-8")))
+    (run / "privacy.json").write_text(json.dumps(statement), encoding="utf-8")
+    assert account(run / "privacy.json")["headline"]["value"] is None
+
+
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "privacy.json"
+    path.write_text('{"schema": "privet.privacy/1", "unit": "record"}', encoding="utf-8")
+    with pytest.raises(PrivetError, match="is damaged"):
+        account(path)

@@ -160,3 +160,21 @@ def test_what_an_audit_found_can_be_left_out(tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "mia.model" not in card
     assert "This run was attacked" in card
+
+
+def test_the_card_says_how_to_ask_the_adapter(record: RunRecord, tmp_path: Path) -> None:
+    export(record, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "## Prompt" in card
+    assert '`"Text: {text}\\nSentiment:"`' in card
+    assert '1: `" positive"`' in card
+    assert f"| tokens at most (max_length) | {record.config['data']['max_length']};" in card
+
+
+def test_the_card_says_where_the_test_model_is(record: RunRecord, tmp_path: Path) -> None:
+    export(record, tmp_path / "out", base="small")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "privet's own test model" in card
+    assert "`privet fetch small`" in card
+    assert 'from_pretrained("small")' not in card
+    assert str(Path.home()) not in card

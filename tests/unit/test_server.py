@@ -216,7 +216,10 @@ def test_a_run_that_goes_on_after_it_stopped_keeps_no_statement_of_less_than_it_
     asked = config(insecure_test_seed=None, schedule={"rounds": 5})
     with pytest.raises(KeyboardInterrupt):
         privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True, observe=killed)
-    assert not {p.name for p in (tmp_path / "run").iterdir()} & {*privet.runs.STATEMENTS}
+    # Ctrl-C leaves the events of everything that was charged, in place of those that were withdrawn.
+    assert {p.name for p in (tmp_path / "run").iterdir()} & {*privet.runs.STATEMENTS} == {"dp_event.json"}
+    events = json.loads((tmp_path / "run" / "dp_event.json").read_text())
+    assert reaccount(events)["observers"]["server"]["headline"]["value"] > before
     privet.runs.start(asked, to_yaml(asked), tmp_path / "run", resume=True)
     assert json.loads((tmp_path / "run" / "privacy.json").read_text())["epsilon"]["server"]["value"] > before
 

@@ -156,7 +156,12 @@ def plan(
 
 @app.command()
 def account(
-    file: Annotated[Path, typer.Argument(help="YAML file of releases; docs/privacy-ledger.md shows one.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of releases (docs/privacy-ledger.md shows one), or a run's dp_event.json or privacy.json."
+        ),
+    ],
     json_: JsonOption = False,
 ) -> None:
     """Calculate epsilon of the releases in a file.

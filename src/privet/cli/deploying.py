@@ -49,13 +49,12 @@ def init(
     json_: JsonOption = False,
 ) -> None:
     """Make a hardened start-up kit for the server and one for each site; asks for what is not given."""
-    from privet.config import load, read_yaml
-    from privet.deploy.project import checked, make_project
+    from privet.config import load
+    from privet.deploy.project import FEW_SITES, check_agreed, checked, make_project, read_raw
+    from privet.sealing.base import FEWEST_PARTIES
 
-    if config is not None:
-        load(config)
-
-    raw = read_yaml(project) if project else {}
+    wanted = None if config is None else load(config)
+    raw = read_raw(project) if project else {}
     given = {"name": name, "server": server_, "sites": sites, "port": port}
     raw |= {key: value for key, value in given.items() if value is not None}
     for key, question in (("name", "Name of the consortium"), ("server", "Host name of the server")):
@@ -64,7 +63,12 @@ def init(
     if "sites" not in raw:
         raw["sites"] = typer.prompt("Names of the sites, separated by spaces", err=True).split()
     agreed = config.read_text(encoding="utf-8") if config else None
-    kits = make_project(checked(raw, str(project or "deploy init")), folder, agreed)
+    found = checked(raw, str(project or "deploy init"))
+    if wanted is not None:
+        check_agreed(wanted, len(found.sites))
+    elif len(found.sites) < FEWEST_PARTIES:
+        say(f"note: {FEW_SITES}")
+    kits = make_project(found, folder, agreed)
     if json_:
         paths = {key: str(path) for key, path in kits.sites.items()}
         answer({"server": str(kits.server), "sites": paths, "authority": str(kits.authority)})

@@ -102,7 +102,7 @@ def _show(roster: Any, path: Path, as_json: bool) -> None:
     from privet.sealing.enrolment import describe
     from privet.sealing.identity import fingerprint
 
-    unsigned = set(roster.unsigned_by())
+    unsigned, wrong = set(roster.unsigned_by()), set(roster.mismatched())
     if as_json:
         members = [
             {
@@ -110,6 +110,7 @@ def _show(roster: Any, path: Path, as_json: bool) -> None:
                 "name": m.name,
                 "fingerprint": fingerprint(m.public_key),
                 "signed": party not in unsigned,
+                "signature": "wrong" if party in wrong else "missing" if party in unsigned else "valid",
             }
             for party, m in enumerate(roster.members)
         ]
@@ -122,7 +123,12 @@ def _show(roster: Any, path: Path, as_json: bool) -> None:
         answer({**document, "complete": not unsigned})
         return
     typer.echo("\n".join([str(path), *describe(roster)]))
-    if unsigned:
+    if wrong:
+        typer.echo(
+            f"{len(wrong)} of {len(roster.members)} signatures do not match: the roster was changed after it was "
+            "signed. Do not sign it; ask who put it together"
+        )
+    elif unsigned:
         count = f"{len(unsigned)} of {len(roster.members)}"
         typer.echo(
             f"{count} signatures are missing: `privet keys sign` at each site, then `privet keys merge`"

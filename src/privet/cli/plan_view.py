@@ -44,6 +44,7 @@ def plan_view(plan: Mapping[str, Any]) -> list[RenderableType]:
         facts_table("Cost and trust", {name: value for name, value in facts.items() if value is not None}),
     ]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in sealing.get("warnings", [])]
+    parts += [Text(f"warning: {note}", style="yellow") for note in plan.get("notes", [])]
     parts += [Text(f"refused: {refusal}", style="bold red") for refusal in plan.get("refusals", [])]
     return parts
 
@@ -92,6 +93,9 @@ def account_view(computed: Mapping[str, Any]) -> list[RenderableType]:
         "rdp": "Rényi DP: looser upper bound",
         "clt": f"central limit: {computed.get('clt_note', 'no bound')}",
     }
+    others = {
+        name: numbers.epsilon(row["headline"]["value"]) for name, row in computed.get("observers", {}).items()
+    }
     facts = {
         name: f"{numbers.epsilon(methods[name]):>8}  {note}"
         for name, note in notes.items()
@@ -100,5 +104,6 @@ def account_view(computed: Mapping[str, Any]) -> list[RenderableType]:
     return [
         Text(f"ε = {numbers.epsilon(head['value'])} by {head['method']} ({about})", style="bold"),
         facts_table(None, facts),
+        *([facts_table("ε by observer", others)] if len(others) > 1 else []),
         Text(f"δ′ = {numbers.number(computed['delta_prime'])} of δ; {computed['accountant']}", style="dim"),
     ]

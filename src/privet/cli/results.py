@@ -58,7 +58,7 @@ def show_run(run: RunArgument, json_: JsonOption = False) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two runs or more.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run or more.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     json_: JsonOption = False,
 ) -> None:

@@ -52,9 +52,12 @@ def silo_table(record: RunRecord) -> Table | str:
 
 def promise_table(record: RunRecord) -> Table | str:
     """Epsilon per observer, under the unit, relation and delta that it is about."""
+    if record.unaccounted:
+        return f"What this run released cannot be accounted: {record.unaccounted}"
     if not record.observers:
-        return "No privacy statement yet: the run has not come that far."
-    return epsilon_table(f"ε per observer ({promise_words(record.promise)})", record.observers)
+        return "No privacy statement yet: nothing was released."
+    what = "ε so far, per observer" if record.so_far else "ε per observer"
+    return epsilon_table(f"{what} ({promise_words(record.promise)})", record.observers)
 
 
 def epsilon_table(title: str, rows: Sequence[ObserverRow]) -> Table:
@@ -188,12 +191,15 @@ def compare_markdown(records: Sequence[RunRecord]) -> str:
 def worst_cells(record: RunRecord) -> list[str]:
     """The guarantee's epsilon, and what it is about."""
     worst, promise = record.worst, record.promise
+    if record.unaccounted:
+        return ["unknown", "the checkpoint cannot be read"]
     if worst is None:
         return [numbers.NOTHING, numbers.NOTHING]
+    value = numbers.epsilon(worst.epsilon) + (" so far" if record.so_far else "")
     if promise["unit"] is None:
-        return [numbers.epsilon(worst.epsilon), worst.name]
+        return [value, worst.name]
     about = f"{worst.name}, {promise['unit']}, {promise['relation']}, δ {numbers.delta(promise['delta'])}"
-    return [numbers.epsilon(worst.epsilon), about]
+    return [value, about]
 
 
 def audit_table(found: Mapping[str, Any]) -> Table:

@@ -23,10 +23,13 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from privet.config import Section, read_yaml
+from privet.config import Config, Section, read_yaml
+from privet.config_problems import problems_of_fields
 from privet.deploy.hardening import harden_operator, harden_server, harden_site, take_out
 from privet.engines.homes import AGREED, FOLDER, KEYS, SITE, Consortium, site_template
 from privet.errors import PrivetError
+from privet.resolve import trust_model
+from privet.sealing.base import FEWEST_PARTIES, check_cohort
 from privet.sealing.identity import Identity
 
 SERVER_KIT, OPERATOR_KIT, OPERATOR = "server", "operator", "operator@privet.local"
@@ -34,6 +37,11 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 SECRET_SUFFIXES = (".key", ".pem")
 AUTHORITY_KEY = "cert.json"
+_EXAMPLE = "docs/deploy.md has an example"
+FEW_SITES = (
+    f"fewer than {FEWEST_PARTIES} sites: no seal hides a contribution among them (with two, each learns the other's "
+    "from the sum), so only `sealing: {kind: none}` runs, and a site's own policy refuses that unless it is changed"
+)
 
 
 class Project(Section):
@@ -42,7 +50,7 @@ class Project(Section):
     name: str = Field("consortium", description="Name of the consortium, as in the roster.")
     server: str = Field(description="Host name that sites reach the server by.")
     sites: tuple[str, ...] = Field(min_length=2, description="Names of the sites.")
-    port: int = Field(8002, gt=0, lt=65535, description="Port of the server that sites connect to.")
+    port: int = Field(8002, gt=0, le=65535, description="Port of the server that sites connect to.")
     admin_port: int = Field(
         8003, gt=0, le=65535, description="Port for the operator, on the server itself only."
     )
@@ -55,7 +63,27 @@ def read_project(path: Path) -> Project:
     Raises:
         PrivetError: for what is missing or not understood.
     """
-    return checked(read_yaml(path), str(path))
+    return checked(read_raw(path), str(path))
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The keys in a project's file, which may lack what is asked for or given otherwise.
+
+    Raises:
+        PrivetError: if it cannot be read or has none.
+    """
+    return read_yaml(path, hint=_EXAMPLE)
+
+
+def check_agreed(config: Config, sites: int) -> None:
+    """Refuse a configuration that these sites could never run.
+
+    Raises:
+        PrivetError: if the seal hides nothing among so few, or more survivors or colluders are counted on than there
+            are sites.
+    """
+    trust = trust_model(config, sites)
+    check_cohort(config.sealing.kind, sites, trust.min_survivors)
 
 
 def checked(raw: dict[str, Any], where: str) -> Project:
@@ -67,10 +95,13 @@ def checked(raw: dict[str, Any], where: str) -> Project:
     try:
         project = Project.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
+        first = problems_of_fields(error, Project)[0]
         raise PrivetError(
-            f"{path}: {first['msg']}", field=where, hint="docs/deploy.md has an example"
+            first.message,
+            field=f"{where}: {first.path}",
+            given=first.given,
+            allowed=first.allowed,
+            hint=_EXAMPLE,
         ) from None
     for name in (project.name, *project.sites):
         if not _NAME.fullmatch(name) or name in {SERVER_KIT, "authority"}:

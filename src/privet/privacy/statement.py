@@ -117,6 +117,18 @@ def privacy_statement(
     }
 
 
+def without_guarantee(statement: dict[str, Any]) -> dict[str, Any]:
+    """The statement of a run with test seeds, which promises nothing whatever its ledger says."""
+    kept = {name: value for name, value in statement.items() if name != "stages"}
+    return {
+        **kept,
+        "epsilon": "none",
+        "reason": INSECURE,
+        "guarantee": f"none: {INSECURE}",
+        "diagnostic": {**statement["diagnostic"], "epsilon": None},
+    }
+
+
 def _events(ledger: Ledger, kind: type[Release | NoGuarantee]) -> list[dict[str, Any]]:
     return [event_to_json(release) for release in ledger.releases if isinstance(release, kind)]
 

@@ -83,7 +83,10 @@ def cards(record: RunRecord) -> list[tuple[str, str, str]]:
     found = []
     if worst is not None:
         about = f"worst observer: {worst.name}; unit {promise['unit']}; {promise['relation']}"
-        found.append(("ε", numbers.epsilon(worst.epsilon), f"{about}; δ = {numbers.delta(promise['delta'])}"))
+        label = "ε so far" if record.so_far else "ε"
+        found.append(
+            (label, numbers.epsilon(worst.epsilon), f"{about}; δ = {numbers.delta(promise['delta'])}")
+        )
     for metric, label, write in (("nll", "loss", numbers.loss), ("accuracy", "accuracy", numbers.percent)):
         before, after = record.mean("before", metric), record.mean("after", metric)
         if after is not None:
@@ -103,6 +106,8 @@ def warnings(record: RunRecord) -> list[str]:
     found = []
     if record.state != "finished":
         found.append(record.state_text)
+    if record.unaccounted:
+        found.append(f"What this run released cannot be accounted: {record.unaccounted}")
     if record.config.get("insecure_test_seed") is not None:
         found.append(INSECURE_NOTE)
     if record.worst is not None and record.worst.epsilon is None:

@@ -1,6 +1,7 @@
 """A run's folder as facts: what was asked, what happened, what is promised. Everything that shows a run reads this.
 
-Nothing is computed here that the run did not write down; what a run did not write is absent, never guessed.
+Nothing is computed here that the run did not write down; what a run did not write is absent, never guessed. A run that
+has not ended has no statement of its own: its ε so far is accounted from the ledger in its checkpoint.
 """
 
 from __future__ import annotations
@@ -70,12 +71,14 @@ class RunRecord:
     Attributes:
         folder: Where it lies.
         config: The resolved configuration.
-        privacy: ``privacy.json``, or ``None`` if the run has not come that far.
+        privacy: ``privacy.json``; of a run that has not ended, the same from its checkpoint with ``so_far``; ``None``
+            if nothing was released yet, or it cannot be accounted.
         result: ``result.json``, or ``None`` if the run has not ended.
         environment: ``env.json``.
         rounds: Rows of ``rounds.jsonl``.
         metrics: Rows of ``metrics.jsonl``.
         audit: ``audit.json``, or ``None`` if the run was not audited.
+        unaccounted: Why it is not known what was released, if it is not.
     """
 
     folder: RunFolder
@@ -86,6 +89,7 @@ class RunRecord:
     rounds: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     metrics: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     audit: Mapping[str, Any] | None = None
+    unaccounted: str | None = None
 
     @classmethod
     def open(cls, path: Path) -> RunRecord:
@@ -103,15 +107,17 @@ class RunRecord:
             raise PrivetError(
                 "is damaged", field=str(folder / MARK), hint="start the run again with `privet run --fresh`"
             )
+        privacy, unaccounted = _privacy(folder, config)
         return cls(
             folder,
             config,
-            _optional(folder, "privacy.json"),
+            privacy,
             _optional(folder, "result.json"),
             _optional(folder, "env.json") or {},
             tuple(folder.rows("rounds.jsonl")),
             tuple(folder.rows("metrics.jsonl")),
             _optional(folder, "audit.json"),
+            unaccounted,
         )
 
     @property
@@ -124,6 +130,11 @@ class RunRecord:
         """The system, with its setting where that is not the default."""
         kind = str(self.config["system"]["kind"])
         return f"{kind} (faithful)" if self.config["system"].get("faithful") else kind
+
+    @property
+    def so_far(self) -> bool:
+        """Whether every ε is of what was released so far, by a run that has not ended."""
+        return bool((self.privacy or {}).get("so_far"))
 
     @property
     def planned_rounds(self) -> int:
@@ -177,7 +188,7 @@ class RunRecord:
 
     @property
     def observers(self) -> tuple[ObserverRow, ...]:
-        """What is promised against each observer; empty before the run wrote it down."""
+        """What is promised against each observer; empty before anything was released."""
         if self.privacy is None:
             return ()
         table = self.privacy.get("epsilon")
@@ -260,6 +271,8 @@ class RunRecord:
                 for row in self.observers
             ],
             "worst_observer": worst.name if worst else None,
+            "so_far": self.so_far,
+            **({"unaccounted": self.unaccounted} if self.unaccounted else {}),
             **({"stages": list(self.stages)} if self.stages else {}),
             "before": {metric: self.mean("before", metric) for metric in ("accuracy", "nll")},
             "after": {metric: self.mean("after", metric) for metric in ("accuracy", "nll")},
@@ -295,6 +308,20 @@ def find_all(runs: Path) -> list[Path]:
     """Folders of runs directly under ``runs``, oldest first."""
     marks = [path / MARK for path in runs.iterdir() if (path / MARK).exists()] if runs.is_dir() else []
     return [mark.parent for mark in sorted(marks, key=lambda mark: (mark.stat().st_mtime, mark))]
+
+
+def _privacy(folder: RunFolder, config: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """The run's statement, or what its checkpoint says so far; and why neither can be had."""
+    if (written := _optional(folder, "privacy.json")) is not None:
+        return written, None
+    if not (folder / "checkpoints").is_dir() and not (folder / "rounds.jsonl").exists():
+        return None, None
+    from privet.so_far import statement_so_far
+
+    try:
+        return statement_so_far(folder, config), None
+    except PrivetError as error:
+        return None, str(error)
 
 
 def _optional(folder: RunFolder, name: str) -> dict[str, Any] | None:

@@ -88,10 +88,19 @@ def sign_file(directory: Path, path: Path, *, authority: bool = False) -> Roster
         authority: Sign as the consortium's authority instead of as a member.
 
     Raises:
-        PrivetError: if the identity is not a member's, or a file cannot be read.
+        PrivetError: if the identity is not a member's, a file cannot be read, or the roster was changed after
+            somebody signed it.
     """
     identity = Identity.load(directory)
     roster = read_roster(path)
+    if wrong := roster.mismatched():
+        raise PrivetError(
+            "was changed after it was signed, so it is not signed again",
+            field=str(path),
+            given="signatures that do not match: " + ", ".join(roster.members[p].name for p in wrong[:10]),
+            allowed="a roster whose signatures, if it has any, are on exactly these members",
+            hint="ask who put the roster together for the file that was signed, or have a new one made from all cards",
+        )
     signed = roster.sign_as_authority(identity) if authority else roster.sign(identity)
     write_roster(signed, path)
     return signed
@@ -126,13 +135,15 @@ def write_roster(roster: Roster, path: Path) -> None:
 
 def describe(roster: Roster) -> list[str]:
     """Lines that two sites read to each other before they sign: each key in full, and who has signed."""
-    missing = set(roster.unsigned_by())
+    missing, wrong = set(roster.unsigned_by()), set(roster.mismatched())
     lines = [
         f"roster of {roster.consortium}: {roster.size} members",
         f"hash {fingerprint(roster.hash)}",
     ]
     for party, member in enumerate(roster.members):
-        mark = "not signed" if party in missing else "signed"
+        mark = "signed" if party not in missing else "not signed"
+        if party in wrong:
+            mark = "SIGNATURE DOES NOT MATCH"
         lines.append(f"{party:3d}  {member.name}  {fingerprint(member.public_key)}  {mark}")
     return lines
 

@@ -139,6 +139,10 @@ class Roster:
             if not verify(member.public_key, self.signatures.get(party, b""), _SIGNING, self.hash, _CONTENT)
         )
 
+    def mismatched(self) -> tuple[int, ...]:
+        """Parties whose signature is there and is none on exactly this roster: it was changed after they signed."""
+        return tuple(party for party in self.unsigned_by() if party in self.signatures)
+
     def accept(self, public_key: bytes, authority: bytes | None = None) -> int:
         """Check this roster from the point of view of one site, and return its party number.
 

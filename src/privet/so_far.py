@@ -1,0 +1,84 @@
+"""What a run that has not ended has released, out of the ledger in its checkpoint.
+
+A run writes its statement when it ends and withdraws it before it releases more. In between, and for good after a kill,
+the checkpoint alone says what was charged; it is on disk before anything can be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from privet import checkpoint
+from privet.errors import PrivetError
+from privet.privacy.statement import INSECURE, privacy_statement, without_guarantee
+from privet.run_folder import RunFolder
+
+TERMS = "checkpoints/terms.json"
+"""What a statement says beside the ledger; written before anything is released."""
+
+
+def statement_so_far(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The privacy statement of everything that was charged up to the checkpoint, marked by ``so_far``.
+
+    Args:
+        folder: The run's folder.
+        config: Its resolved configuration.
+
+    Returns:
+        As `privet.privacy.statement.privacy_statement`; ``None`` if nothing was charged yet.
+
+    Raises:
+        PrivetError: if the checkpoint is damaged, or missing though rounds were opened.
+    """
+    rounds = folder.rows("rounds.jsonl")
+    ledger = checkpoint.read_ledger(folder)
+    if ledger is None:
+        if rounds:
+            raise PrivetError(
+                "is missing, though rounds were opened",
+                field=str(folder / checkpoint.FILE),
+                hint="what was released stays released: count the run as if it had gone to its end",
+            )
+        return None
+    if not ledger.releases:
+        return None
+    terms = folder.read_json(TERMS) if (folder / TERMS).exists() else _terms(config)
+    survivors = [len(row["survivors"]) for row in rounds]
+    statement = privacy_statement(ledger, fewest_survivors=min(survivors, default=None), **terms)
+    if config.get("insecure_test_seed") is not None:
+        statement = without_guarantee(statement)
+    sentence = f"So far: {statement['guarantee']} The run has not ended; if it goes on it releases more."
+    return {**statement, "guarantee": sentence, "so_far": True}
+
+
+def _terms(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration says of them, for runs of versions that did not write them down."""
+    privacy = config.get("privacy") or {}
+    numbers = {name: privacy.get(name) for name in ("clip_norm", "noise_multiplier")}
+    return {"mechanism": "not written down yet", **numbers}
+
+
+@contextlib.contextmanager
+def events_left(folder: RunFolder, *, insecure: bool) -> Iterator[None]:
+    """Writes ``dp_event.json`` of a run that is interrupted in it, for anybody to account what was released.
+
+    Args:
+        folder: The run's folder.
+        insecure: Whether the run has a test seed, so that nothing covers it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave_events(folder, insecure)
+        raise
+
+
+def _leave_events(folder: RunFolder, insecure: bool) -> None:
+    with contextlib.suppress(PrivetError):
+        ledger = checkpoint.read_ledger(folder)
+        # One that is there still holds: it is withdrawn before anything more is charged.
+        if ledger is not None and not (folder / "dp_event.json").exists():
+            void = {"no_guarantee": INSECURE} if insecure else {}
+            folder.write_json("dp_event.json", {**ledger.to_json(), **void})

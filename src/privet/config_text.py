@@ -56,7 +56,7 @@ def read_yaml(path: Path, *, hint: str = "`privet init` writes an example") -> d
         hint = "indent with spaces, not tabs" if what and "\\t" in what else "mend that line or the one above"
         raise PrivetError("is not valid YAML", field=str(path), given=line, hint=hint) from None
     if not isinstance(loaded, dict):
-        raise PrivetError("has no keys" if loaded is None else "has no sections", field=str(path), hint=hint)
+        raise PrivetError("has no sections", field=str(path), hint=hint)
     return loaded
 
 

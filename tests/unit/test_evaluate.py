@@ -108,6 +108,7 @@ def rewrite(run: Path, tmp_path: Path, data: dict[str, Any]) -> Path:
     facts = yaml.safe_load((run / "resolved.yaml").read_text()) | {"data": data}
     (copy / "resolved.yaml").write_text(yaml.safe_dump(facts))
     (copy / "adapter").symlink_to(run / "adapter")
+    (copy / "privacy.json").symlink_to(run / "privacy.json")
     return copy
 
 

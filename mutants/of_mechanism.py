@@ -10,6 +10,7 @@ from mutants.tests_that_notice import (
     COMPANY,
     EMPTY_ROUND,
     EQUALITY,
+    EXPERTS,
     FIXED_POINT,
     INFLUENCE_BOUND,
     LEDGER,
@@ -19,8 +20,14 @@ from mutants.tests_that_notice import (
     ORDER,
     PUBLIC_CONSTANT,
     SAME_IN_EVERY_BATCH,
+    TOO_LONG,
     UNSHARED,
     VISIBLE,
+    WEIGHT_ONCE,
+)
+
+EXPERTS_UNSEEN = (
+    "def routes_to_experts(config: Any) -> bool:\n    return False\n\n\ndef _unused(config: Any) -> bool:"
 )
 
 _UNCHECKED_NORM = (
@@ -226,5 +233,20 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
             "self._shares[shape] = shape.rows > 1",
         ),
         tests=(UNSHARED,),
+    ),
+    mutant(
+        "records of models with experts share passes",
+        ("company.py", "def routes_to_experts(config: Any) -> bool:", EXPERTS_UNSEEN),
+        tests=(EXPERTS,),
+    ),
+    mutant(
+        "records longer than the model's positions taken",
+        ("material.py", "    check_length(config, model)\n", ""),
+        tests=(TOO_LONG,),
+    ),
+    mutant(
+        "a client's weight counted in its local steps too",
+        ("work.py", 'scope=f"step/{number}/", weight=1.0,', 'scope=f"step/{number}/",'),
+        tests=(WEIGHT_ONCE,),
     ),
 )

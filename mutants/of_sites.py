@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from mutants.mutant import Mutant, mutant
-from mutants.tests_that_notice import ALTERED, FOREIGN_JOB, ONE_AGREEMENT, ONE_NAME, OVER_POLICY, REPLAYED
+from mutants.tests_that_notice import (
+    ALTERED,
+    CUSTOM,
+    FOREIGN_JOB,
+    ONE_AGREEMENT,
+    ONE_NAME,
+    OVER_POLICY,
+    REPLAYED,
+    UNPACKED,
+)
 
 SITE_MUTANTS: tuple[Mutant, ...] = (
     mutant(
@@ -39,5 +48,15 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "a site runs a job that brings its own code",
         ("engines/flare/job.py", "    if found != {CONFIG,", "    if False and found != {CONFIG,"),
         tests=(FOREIGN_JOB,),
+    ),
+    mutant(
+        "a job unpacked before its contents are read",
+        ("engines/flare/site.py", "return packed_fault(request.body)", 'return ""'),
+        tests=(UNPACKED,),
+    ),
+    mutant(
+        "a folder of a job's where Python looks for modules",
+        ("engines/flare/site.py", '    Workspace.get_app_custom_dir = lambda self, job_id: ""\n', ""),
+        tests=(CUSTOM,),
     ),
 )

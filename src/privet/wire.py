@@ -36,6 +36,8 @@ _DTYPES = (
     *("uint8", "uint16", "uint32", "uint64", "float32", "float64"),
 )
 _DTYPE_CODES = {name: code for code, name in enumerate(_DTYPES)}
+_NATIVE = {np.dtype(name): name for name in _DTYPES}
+"""Names that numpy would make anew each time it is asked."""
 
 
 class WireError(ValueError):
@@ -122,6 +124,7 @@ class Array:
 
 
 Kind: TypeAlias = Flag | Whole | Real | Text | Blob | Array
+_TAGS: dict[type, int] = {Flag: _FLAG, Whole: _WHOLE, Real: _REAL, Text: _TEXT, Blob: _BLOB, Array: _ARRAY}
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,11 @@ class _Reader:
         return self._data[start : self.position]
 
     def unpack(self, layout: str, where: str = "") -> tuple[Any, ...]:
-        return struct.unpack(layout, self.take(struct.calcsize(layout), where))
+        start, size = self.position, struct.calcsize(layout)
+        if size > len(self._data) - start:
+            raise WireError("truncated", where)
+        self.position = start + size
+        return struct.unpack_from(layout, self._data, start)
 
     def skip_padding(self, where: str) -> None:
         if any(self.take(-self.position % ALIGNMENT, where)):
@@ -305,7 +312,7 @@ def _encode_value(value: Scalar | bytes | NDArray[Any], position: int) -> list[b
 
 
 def _encode_array(value: NDArray[Any], position: int) -> list[bytes | memoryview]:
-    code = _DTYPE_CODES.get(value.dtype.name)
+    code = _DTYPE_CODES.get(_NATIVE.get(value.dtype) or value.dtype.name)
     if code is None or value.ndim > MAX_DIMENSIONS:
         raise WireError("wrong-dtype")
     array = np.asarray(value, dtype=value.dtype.newbyteorder("<"), order="C")
@@ -316,8 +323,7 @@ def _encode_array(value: NDArray[Any], position: int) -> list[bytes | memoryview
 
 def _decode_value(name: str, kind: Kind, reader: _Reader) -> Scalar | bytes | NDArray[Any]:
     (tag,) = reader.unpack("<B", name)
-    expected = {Flag: _FLAG, Whole: _WHOLE, Real: _REAL, Text: _TEXT, Blob: _BLOB, Array: _ARRAY}
-    if tag != expected[type(kind)]:
+    if tag != _TAGS[type(kind)]:
         raise WireError("wrong-type", name)
     match kind:
         case Flag():
@@ -383,7 +389,7 @@ def _check_value(name: str, kind: Kind, value: object) -> None:
             if not kind.min_bytes <= len(value) <= kind.max_bytes:
                 raise WireError("too-large" if len(value) > kind.max_bytes else "too-small", name)
         case (Array(), np.ndarray()):
-            if value.dtype.name != kind.dtype:
+            if (_NATIVE.get(value.dtype) or value.dtype.name) != kind.dtype:
                 raise WireError("wrong-dtype", name)
             if not kind.fits(value.shape):
                 raise WireError("wrong-shape", name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,17 +42,17 @@ class Group:
         """The integers modulo ``2**bits``."""
         return cls(1 << bits)
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Bits of a residue."""
         return (self.modulus - 1).bit_length()
 
-    @property
+    @cached_property
     def is_binary(self) -> bool:
         """Whether the modulus is a power of two, so that machine words wrap around consistently."""
         return self.modulus & (self.modulus - 1) == 0
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Type of a word."""
         return np.dtype(np.uint32 if self.is_binary and self.bits <= 32 else np.uint64)

@@ -76,7 +76,7 @@ def _curve(axis: Axes, results: Results) -> None:
             [0.424 * 1.11], [f.loss().value], yerr=[f.loss().over_seeds or 0.0], color=RED, marker="^", ms=5,
             capsize=3, linestyle="none", label=f"central DP-SGD, {len(f.rows)} seeds",
         )  # fmt: skip
-    axis.legend(fontsize=7.5, frameon=False, loc="lower right")
+    axis.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.62))
     lines = {
         ("zero-shot", None): (GREY, "zero-shot"),
         ("public data alone", 0.001): (GREEN, "public data alone"),

@@ -1,0 +1,115 @@
+"""Clients that cheat when keys for masks are exchanged: the round goes on without them, and nobody else is blamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from support.sealing import Cohort, some_values
+
+from privet.protocol import RoundAborted, RoundId
+from privet.sealing.base import SealingRefused
+from privet.sealing.masking_messages import (
+    ADVERTISE,
+    DELIVER,
+    SHARE,
+    Context,
+    rounds_of,
+)
+from privet.wire import Body
+
+ROUND = RoundId(0)
+
+
+@dataclass
+class Cheat:
+    """The last party, whose answers are not its client's own."""
+
+    client: Any
+    lie: Callable[[str, Body, Callable[[], Body]], Body]
+
+    def handle(self, op: str, body: Body) -> Body:
+        return self.lie(op, body, lambda: self.client.handle(op, body))
+
+    def seal(self, *args: Any) -> Body:
+        sealed: Body = self.client.seal(*args)
+        return sealed
+
+
+def cheating(lie: Callable[[str, Body, Callable[[], Body]], Body]) -> Cohort:
+    cohort = Cohort(5)
+    cohort.clients[4] = Cheat(cohort.clients[4], lie)  # type: ignore[call-overload]  # what the cohort uses
+    return cohort
+
+
+def test_shares_of_another_length_drop_their_sender_out() -> None:
+    def short(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        return {"blobs": np.asarray(honest()["blobs"])[:, :7]} if op == SHARE else honest()
+
+    cohort, values = cheating(short), some_values(5, 50)
+    assert cohort.drive(cohort.server.prepare(ROUND)) == (0, 1, 2, 3)
+    opened = cohort.drive(cohort.server.open(ROUND, 50, cohort.seal(ROUND, values, range(4))))
+    assert opened.survivors == (0, 1, 2, 3)
+    assert cohort.is_sum(opened, values)
+
+
+@pytest.mark.parametrize("name", ["encryption_key", "mask_keys"])
+@pytest.mark.parametrize("point", [bytes(32), bytes([1]) + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"])
+def test_keys_of_low_order_drop_their_owner_out(name: str, point: bytes) -> None:
+    """A signed key with which no agreement comes about: shown to the others, all of them would refuse the list."""
+
+    def low(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        answer = honest()
+        if op != ADVERTISE:
+            return answer
+        key = np.array(answer[name])
+        key[..., :] = np.frombuffer(point, np.uint8)
+        fields: Any = body
+        keys = {**answer, name: key}
+        rounds = rounds_of(fields["rounds"])
+        content = Context("a run", cohort.roster).advert(fields["epoch"], rounds, 4, keys)
+        return {**keys, "signature": cohort.identities[4].sign(ADVERTISE, cohort.roster.hash, content)}
+
+    cohort, values = cheating(low), some_values(5, 50)
+    assert cohort.drive(cohort.server.prepare(ROUND)) == (0, 1, 2, 3)
+    assert cohort.refusals == []
+    opened = cohort.drive(cohort.server.open(ROUND, 50, cohort.seal(ROUND, values, range(4))))
+    assert cohort.is_sum(opened, values)
+
+
+def test_a_party_whose_shares_open_nowhere_is_named_and_left_out_of_the_next_exchange() -> None:
+    def rubbish(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        return {"blobs": np.zeros_like(honest()["blobs"])} if op == SHARE else honest()
+
+    cohort, values, again = cheating(rubbish), some_values(5, 50), RoundId(0, 1)
+    with pytest.raises(RoundAborted, match="party 0: bad-shares-of-4; party 1: bad-shares-of-4"):
+        cohort.drive(cohort.server.prepare(ROUND))
+    assert cohort.drive(cohort.server.prepare(again)) == (0, 1, 2, 3)
+    opened = cohort.drive(cohort.server.open(again, 50, cohort.seal(again, values, range(4))))
+    assert cohort.is_sum(opened, values)
+    assert cohort.drive(cohort.server.prepare(RoundId(1))) == (0, 1, 2, 3), "nor does it come back at once"
+
+
+@pytest.mark.parametrize(("accusers", "left_out"), [((0, 1), False), ((0, 1, 2), True)])
+def test_half_of_the_others_are_not_believed_when_they_accuse_a_party(
+    accusers: tuple[int, ...], left_out: bool
+) -> None:
+    """Of five, two may lie; that the shares of an honest one do not open is what at most those say."""
+    cohort = Cohort(5)
+    for party in accusers:
+        honest = cohort.clients[party]
+
+        def lie(op: str, body: Body, answer: Callable[[], Body]) -> Body:
+            if op == DELIVER:
+                raise SealingRefused("bad-shares-of-4")
+            return answer()
+
+        cohort.clients[party] = Cheat(honest, lie)  # type: ignore[call-overload]  # what the cohort uses
+    with pytest.raises(RoundAborted, match="bad-shares-of-4"):
+        cohort.drive(cohort.server.prepare(ROUND))
+    cohort.restart(range(4))
+    everybody = (0, 1, 2, 3) if left_out else (0, 1, 2, 3, 4)
+    assert cohort.drive(cohort.server.prepare(RoundId(0, 1))) == everybody

@@ -6,6 +6,7 @@ kept but the columns' names and, for a classification, the labels.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ class DataSketch:
         kind: ``jsonl``, ``csv`` or ``parquet``.
         path: The pattern as it was given.
         files: How many files it names.
-        records: How many records there are; those of the first rows, for Parquet.
+        records: How many records there are, or for text files that were not read to their ends, lines.
         columns: Columns of the first rows.
         template: A proposal for ``data.template``.
         partition: A proposal for ``data.partition``.
@@ -152,9 +153,9 @@ def _first_rows(path: Path, kind: str, delimiter: str, most: int) -> tuple[list[
 
 
 def _lines(paths: list[Path], kind: str) -> int:
-    """Lines of text files, an upper bound on their records."""
+    """Lines of text files, an upper bound on their records; the rows that Parquet files say they have."""
     if kind == "parquet":
-        return 0
+        return sum(_parquet_file(path).metadata.num_rows for path in paths)
     count = 0
     for path in paths:
         with path.open("rb") as file:
@@ -163,14 +164,27 @@ def _lines(paths: list[Path], kind: str) -> int:
 
 
 def _parquet(path: Path) -> Iterator[Mapping[str, Any]]:
+    file = _parquet_file(path)
+    with _readable_parquet(path):
+        for batch in file.iter_batches(batch_size=ROWS):
+            yield from batch.to_pylist()
+
+
+def _parquet_file(path: Path) -> Any:
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "parquet") from error
+    with _readable_parquet(path):
+        return parquet.ParquetFile(path)
+
+
+@contextlib.contextmanager
+def _readable_parquet(path: Path) -> Iterator[None]:
+    import pyarrow
+
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=ROWS):
-            yield from batch.to_pylist()
+        yield
     except pyarrow.ArrowException as error:
         raise PrivetError(
             "this is not a Parquet file that can be read", field=str(path), hint="write it again"

@@ -11,7 +11,7 @@ import yaml
 
 from privet.config import parse
 from privet.data.load import load
-from privet.data_sketch import sketch
+from privet.data_sketch import ROWS, sketch
 from privet.errors import PrivetError
 from privet.init_template import template
 
@@ -89,6 +89,18 @@ def test_parquet(tmp_path: Path) -> None:
     found = sketch(str(tmp_path / "data.parquet"))
     assert found.kind == "parquet"
     parse(yaml.safe_load(template("hedge", found)))
+
+
+def test_parquet_files_say_how_many_rows_they_have(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = ROWS + 1000
+    parquet.write_table(
+        pa.table({"prompt": ["a"] * rows, "completion": ["b"] * rows}), tmp_path / "1.parquet"
+    )
+    parquet.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), tmp_path / "2.parquet")
+    assert sketch(str(tmp_path / "*.parquet")).records == rows + 1
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,9 @@ def test_an_authority_counts_only_where_a_site_was_told_to_trust_it(roster: Rost
     assert signed.accept(IDENTITIES[1].public_key, authority.public_key) == 1
     with pytest.raises(PrivetError, match="not every member"):
         signed.accept(IDENTITIES[1].public_key)
-    with pytest.raises(PrivetError, match="authority has not signed"):
+    with pytest.raises(PrivetError, match="given:   none"):
+        unsigned.accept(IDENTITIES[1].public_key, authority.public_key)
+    with pytest.raises(PrivetError, match=r"authority has not signed.*\n.*another key's"):
         unsigned.sign_as_authority(other).accept(IDENTITIES[1].public_key, authority.public_key)
 
 
@@ -272,10 +274,24 @@ def test_a_site_shows_its_name_and_whole_key(tmp_path: Path) -> None:
 
 def test_two_rosters_do_not_merge(tmp_path: Path, roster: Roster) -> None:
     write_roster(roster, tmp_path / "a.json")
-    write_roster(rename(roster), tmp_path / "b.json")
+    write_roster(replace(rename(roster), signatures={}), tmp_path / "b.json")
     with pytest.raises(PrivetError, match="two different rosters"):
         merge_files([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "c.json")
     assert not (tmp_path / "c.json").exists()
+
+
+def test_a_copy_with_a_signature_that_does_not_match_is_named_and_not_merged(
+    tmp_path: Path, roster: Roster
+) -> None:
+    write_roster(roster, tmp_path / "good.json")
+    wrong = replace(roster, signatures={**roster.signatures, 1: bytes(64)})
+    write_roster(wrong, tmp_path / "bad.json")
+    for order in (("bad", "good"), ("good", "bad")):
+        with pytest.raises(PrivetError, match="changed after it was signed") as raised:
+            merge_files([tmp_path / f"{name}.json" for name in order], tmp_path / "out.json")
+        assert raised.value.field == str(tmp_path / "bad.json")
+        assert roster.members[1].name in str(raised.value)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -92,15 +92,7 @@ def sign_file(directory: Path, path: Path, *, authority: bool = False) -> Roster
             somebody signed it.
     """
     identity = Identity.load(directory)
-    roster = read_roster(path)
-    if wrong := roster.mismatched():
-        raise PrivetError(
-            "was changed after it was signed, so it is not signed again",
-            field=str(path),
-            given="signatures that do not match: " + ", ".join(roster.members[p].name for p in wrong[:10]),
-            allowed="a roster whose signatures, if it has any, are on exactly these members",
-            hint="ask who put the roster together for the file that was signed, or have a new one made from all cards",
-        )
+    roster = _read_unchanged(path, "so it is not signed again")
     signed = roster.sign_as_authority(identity) if authority else roster.sign(identity)
     write_roster(signed, path)
     return signed
@@ -110,11 +102,11 @@ def merge_files(paths: Sequence[Path], out: Path) -> Roster:
     """Collect the signatures of several copies of one roster.
 
     Raises:
-        PrivetError: if they are not copies of one roster.
+        PrivetError: if they are not copies of one roster, or one was changed after somebody signed it.
     """
     if not paths:
         raise PrivetError("no roster to merge", allowed="one file or more")
-    roster = reduce(Roster.merge, [read_roster(path) for path in paths])
+    roster = reduce(Roster.merge, [_read_unchanged(path, "so it is not merged") for path in paths])
     write_roster(roster, out)
     return roster
 
@@ -126,6 +118,20 @@ def read_roster(path: Path) -> Roster:
         PrivetError: if there is no roster in it.
     """
     return Roster.from_json(_read(path), str(path))
+
+
+def _read_unchanged(path: Path, therefore: str) -> Roster:
+    """A roster whose signatures, as far as it has any, are on exactly this roster."""
+    roster = read_roster(path)
+    if wrong := roster.mismatched():
+        raise PrivetError(
+            f"was changed after it was signed, {therefore}",
+            field=str(path),
+            given="signatures that do not match: " + ", ".join(roster.members[p].name for p in wrong[:10]),
+            allowed="a roster whose signatures, if it has any, are on exactly these members",
+            hint="ask who put the roster together for the file that was signed, or have a new one made from all cards",
+        )
+    return roster
 
 
 def write_roster(roster: Roster, path: Path) -> None:

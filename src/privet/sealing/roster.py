@@ -156,10 +156,13 @@ class Roster:
         """
         party = self.party_of(public_key)
         if authority is not None:
-            if not verify(authority, self.authority_signature or b"", _SIGNING, self.hash, _CONTENT):
+            signature = self.authority_signature or b""
+            if not verify(authority, signature, _SIGNING, self.hash, _CONTENT):
                 raise PrivetError(
                     "the consortium's authority has not signed this roster",
                     field="authority_signature",
+                    given="a signature that is another key's or on another roster" if signature else "none",
+                    allowed="the signature of the authority that this site was told to trust, on exactly this file",
                     hint="have the authority sign exactly this file",
                 )
             return party

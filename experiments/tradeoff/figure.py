@@ -1,4 +1,4 @@
-"""The study's figure from its result file: ``python -m experiments.tradeoff.figure``."""
+"""The study's figures from its result file: ``python -m experiments.tradeoff.figure``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from experiments.study import ROOT
 from experiments.tradeoff.run import open_results, read_study
 from experiments.tradeoff.setups import NOMINAL
-from experiments.tradeoff.summary import EPSILONS, Found, found
+from experiments.tradeoff.summary import EPSILONS, Found, difference, found
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIGURE = ROOT / "docs" / "figures" / "tradeoff.png"
+FIGURES = ROOT / "docs" / "figures"
 BLUE, ORANGE, GREEN, GREY, RED = "#1f5fa8", "#d9741a", "#2b8a3e", "#666666", "#b3261e"
 SILOS = (1, 4, 16, 64)
 Results = Mapping[tuple[str, float | None], Found]
@@ -169,8 +169,48 @@ def _codecs(axis: Axes, results: Results) -> None:
     axis.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.9))
 
 
+def _clients(axis: Axes, results: Results) -> None:
+    """What clients as units gain over zero-shot, paired by block, against their number."""
+    zero = results["nyt zero-shot", None]
+    lines = {
+        ("", 0.001): (GREY, "whole updates, no noise"),
+        (", public subspace k=16", 1.7): (GREEN, "span of 16 public gradients, ε = 8"),
+        ("", 1.7): (BLUE, "whole updates, ε = 8"),
+    }
+    numbers: set[int] = set()
+    for (codec, noise), (colour, label) in lines.items():
+        keys = [(f"nyt, {clients} clients{codec}", noise) for clients in ("10", "50", "all")]
+        points = [results[key] for key in keys if key in results]
+        gains = [difference(zero, f) for f in points]
+        at = [int(f.rows[0]["silos"]) for f in points]
+        numbers.update(at)
+        axis.errorbar(
+            at,
+            [gain.value for gain in gains],
+            yerr=[gain.error for gain in gains],
+            color=colour,
+            marker="o",
+            capsize=3,
+            label=label,
+        )
+    alone = difference(zero, results["nyt, public data alone", 0.001]).value
+    for value, colour, label in ((alone, ORANGE, "21 public articles alone"), (0.0, GREY, "zero-shot")):
+        axis.axhline(value, color=colour, linestyle="--", linewidth=1)
+        axis.annotate(
+            label, (0.985, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+            fontsize=8, color=colour,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xticks(sorted(numbers), [str(n) for n in sorted(numbers)])
+    axis.minorticks_off()
+    axis.set_xlabel("clients, one an article of nyt")
+    axis.set_ylabel("nats gained over zero-shot, next token")
+    axis.set_title("Client level", loc="left", fontsize=10, fontweight="bold")
+    axis.legend(fontsize=7.5, frameon=False, loc="upper left")
+
+
 def main() -> None:
-    """Loss against noise, shared against local noise, and codecs once a run of them stands."""
+    """``tradeoff.png``: records as units, against noise, silos and codecs. ``client_level.png``: clients as units."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -178,23 +218,29 @@ def main() -> None:
 
     study = read_study()
     results = found(study, open_results(study).rows)
-    draws = [_curve, _silos]
-    if any(family.startswith("hedge, ") for family, _ in results):
-        draws.append(_codecs)
-    figure, panels = plt.subplots(1, len(draws), figsize=(5.2 * len(draws), 4.8), sharey=True)
-    for panel, draw in zip(panels, draws, strict=True):
-        draw(panel, results)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(
-        "SmolLM2-135M on four silos' sentiment records, 40 rounds of 128. Bars: standard error over seeds; small dots: "
-        "seeds",
-        fontsize=9.5,
-        x=0.01,
-        ha="left",
-    )
-    figure.tight_layout()
-    figure.savefig(FIGURE, dpi=120, metadata={"Software": None})
+    sheets = {
+        "tradeoff": (
+            [_curve, _silos, _codecs],
+            "SmolLM2-135M on four silos' sentiment records, 40 rounds of 128. Bars: standard error over seeds; "
+            "small dots: seeds",
+        ),
+        "client_level": (
+            [_clients],
+            "SmolLM2-135M, 8 rounds of one step. Bars: standard error of\n"
+            "seeds and test records, paired. ε per client, zero-out",
+        ),
+    }
+    for name, (draws, title) in sheets.items():
+        figure, panels = plt.subplots(
+            1, len(draws), figsize=(5.2 * len(draws), 4.8), sharey=True, squeeze=False
+        )
+        for panel, draw in zip(panels[0], draws, strict=True):
+            draw(panel, results)
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+        figure.tight_layout()
+        figure.savefig(FIGURES / f"{name}.png", dpi=120, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from mutants.tests_that_notice import (
     KEYS,
     LEDGER,
     LOCAL_NOISE,
+    MASKING_CHEATS,
     MECHANISM,
     NO_SECRET,
     PROTOCOL,
@@ -282,13 +283,22 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         "masks not bound to the question",
         (
             "sealing/masking_messages.py",
-            "round.number, round.attempt, question)",
-            "round.number, round.attempt)",
+            "round.number, round.attempt, question, *pair)",
+            "round.number, round.attempt, *pair)",
         ),
         tests=(
             REFUSALS + "test_parties_that_answer_different_questions_sum_to_noise",
             CHEATING + "test_others_cannot_be_made_to_contribute_nothing",
         ),
+    ),
+    mutant(
+        "masks not bound to the pair's numbers",
+        (
+            "sealing/masking_messages.py",
+            "round.number, round.attempt, question, *pair)",
+            "round.number, round.attempt, question)",
+        ),
+        tests=(MASKING_CHEATS + "test_a_party_that_advertises_anothers_keys_takes_no_mask_off",),
     ),
     mutant(
         "other words masked in the same slot",

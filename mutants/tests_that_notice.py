@@ -16,6 +16,7 @@ FIXED_POINT = "tests/unit/test_fixed_point.py::"
 CHEATING = "tests/integration/test_cheating_servers.py::"
 ENCRYPTED = "tests/integration/test_encrypted_rounds.py::"
 SITE = "tests/unit/test_site_policy.py::"
+MASKING_CHEATS = "tests/unit/test_masking_cheats.py::"
 REFUSALS = "tests/unit/test_masking_refusals.py::"
 SITES = "tests/integration/test_remote_engine.py::"
 

@@ -181,7 +181,9 @@ def test_a_dropped_partys_words_stay_hidden_though_its_keys_were_shared() -> Non
     context, slot = cohort.clients[4]._masking._context, 0
     key = EphemeralKey(epoch.key_seed(slot))
     pairs = [
-        key.agree(epoch.peers[p].mask_keys[slot].tobytes(), *context.pair_mask(epoch.number, RoundId(0), b""))
+        key.agree(
+            epoch.peers[p].mask_keys[slot].tobytes(), *context.pair_mask(epoch.number, RoundId(0), b"", 4, p)
+        )
         for p in range(4)
     ]
     add_masks(stripped, cohort.group, pairs, [])

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from support.sealing import Cohort, some_values
 
+from privet.keys import derive
 from privet.protocol import RoundAborted, RoundId
+from privet.sealing.agreement import EphemeralKey
 from privet.sealing.base import SealingRefused
 from privet.sealing.masking_messages import (
     ADVERTISE,
@@ -19,6 +21,7 @@ from privet.sealing.masking_messages import (
     Context,
     rounds_of,
 )
+from privet.sealing.masks import add_masks
 from privet.wire import Body
 
 ROUND = RoundId(0)
@@ -113,3 +116,54 @@ def test_half_of_the_others_are_not_believed_when_they_accuse_a_party(
     cohort.restart(range(4))
     everybody = (0, 1, 2, 3) if left_out else (0, 1, 2, 3, 4)
     assert cohort.drive(cohort.server.prepare(RoundId(0, 1))) == everybody
+
+
+@pytest.mark.parametrize(
+    ("copied", "victim"), [(0, 1), (1, 0)], ids=["between the two", "at one side of them"]
+)
+def test_a_party_that_advertises_anothers_keys_takes_no_mask_off(copied: int, victim: int) -> None:
+    """The server shows it the keys of an honest party, and it signs them for its own.
+
+    Were the masks of the two with a third party the same, they would cancel in the words of a party that stands
+    between them in the roster, and add up to even numbers elsewhere. The server has the third mask in any case: it
+    recovers self masks.
+    """
+    cohort, values = Cohort(3), some_values(3, 2000)
+    rounds = [RoundId(number) for number in range(cohort.epoch_rounds)]
+
+    def copy(op: str, party: int, body: Body) -> Body:
+        if op != SHARE or party == 2:
+            return body
+        shown: Any = {
+            **body,
+            "mask_keys": np.array(body["mask_keys"]),
+            "signatures": np.array(body["signatures"]),
+        }
+        shown["mask_keys"][2] = shown["mask_keys"][copied]
+        keys = {"encryption_key": shown["encryption_keys"][2], "mask_keys": shown["mask_keys"][2]}
+        keys["commitments"] = shown["commitments"][2]
+        content = Context("a run", cohort.roster).advert(shown["epoch"], rounds, 2, keys)
+        signature = cohort.identities[2].sign(ADVERTISE, cohort.roster.hash, content)
+        shown["signatures"][2] = np.frombuffer(signature, np.uint8)
+        return shown  # type: ignore[no-any-return]
+
+    assert cohort.drive(cohort.server.prepare(ROUND), tamper=copy) == (0, 1, 2)
+    left = cohort.words(cohort.seal(ROUND, values, [victim])[victim], 2000).astype(cohort.group.dtype)
+    masking = cohort.clients[victim]._masking
+    epoch, context = masking._book.current, masking._context
+    assert epoch is not None
+    assert np.array_equal(epoch.peers[2].mask_keys, epoch.peers[copied].mask_keys)
+    add_masks(
+        left, cohort.group, [], [derive(epoch.self_seed(0), *context.self_mask(epoch.number, ROUND, victim))]
+    )
+    plain = cohort.group.residues(values[victim])
+    assert 0.4 < np.mean((left - plain) % 2) < 0.6
+    # With the masks of both pairs off as well, the values are there: so these are all there were.
+    own, plus, minus = EphemeralKey(epoch.key_seed(0)), [], []
+    for peer in (copied, 2):
+        purpose = context.pair_mask(epoch.number, ROUND, b"", victim, peer)
+        (minus if victim < peer else plus).append(
+            own.agree(epoch.peers[peer].mask_keys[0].tobytes(), *purpose)
+        )
+    add_masks(left, cohort.group, plus, minus)
+    assert np.array_equal(left, plain)

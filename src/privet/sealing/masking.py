@@ -258,7 +258,7 @@ class MaskingClient:
         own = EphemeralKey(epoch.key_seed(slot))
         for peer in epoch.shares:
             if peer != self.party:
-                purpose = self._context.pair_mask(epoch.number, round, question)
+                purpose = self._context.pair_mask(epoch.number, round, question, self.party, peer)
                 try:
                     key = own.agree(epoch.peers[peer].mask_keys[slot].tobytes(), *purpose)
                 except AgreementError:

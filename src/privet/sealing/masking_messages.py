@@ -65,13 +65,18 @@ class Context:
         """The purpose of the key that seals one party's shares for another."""
         return ("shares", self.roster.hash, self.run, epoch, sender, receiver)
 
-    def pair_mask(self, epoch: int, round: RoundId, question: bytes) -> tuple[str | int | bytes, ...]:
+    def pair_mask(
+        self, epoch: int, round: RoundId, question: bytes, one: int, other: int
+    ) -> tuple[str | int | bytes, ...]:
         """The purpose of the key of a pair's mask; the pair's public keys for the slot are bound as well.
 
         Masks of two parties that answer different questions do not cancel: a server that has some of them train on
-        another adapter gets noise (Pasquini et al. 2022, arXiv 2111.07380, read one contribution that way).
+        another adapter gets noise (Pasquini et al. 2022, arXiv 2111.07380, read one contribution that way). The pair's
+        numbers keep masks apart where one party advertises another's keys: the masks that a third has with the two
+        would be one and the same, and cancel in its words.
         """
-        return ("pair mask", self.roster.hash, self.run, epoch, round.number, round.attempt, question)
+        pair = sorted((one, other))
+        return ("pair mask", self.roster.hash, self.run, epoch, round.number, round.attempt, question, *pair)
 
     def self_mask(self, epoch: int, round: RoundId, party: int) -> tuple[str | int | bytes, ...]:
         """The purpose of the key of a party's own mask."""

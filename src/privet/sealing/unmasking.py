@@ -343,7 +343,7 @@ class MaskingServer:
         plus: list[bytes] = []
         minus: list[bytes] = []
         combiner = shamir.Combiner(shares, self._threshold)
-        slot, purpose = epoch.rounds.index(round), self._context.pair_mask(epoch.number, round, question)
+        slot = epoch.rounds.index(round)
         for index, (party, keys) in enumerate(epoch.members.items()):
             seed = combiner.combine({giver: rows[index].tobytes() for giver, rows in shares.items()})
             if party in survivors:
@@ -355,6 +355,7 @@ class MaskingServer:
             if key.public != keys.mask_keys[slot].tobytes():
                 raise RoundAborted(f"shares of the key of party {party} do not fit together")
             for survivor in survivors:
+                purpose = self._context.pair_mask(epoch.number, round, question, party, survivor)
                 pair = key.agree(epoch.members[survivor].mask_keys[slot].tobytes(), *purpose)
                 (plus if survivor < party else minus).append(pair)
         return Masks(survivors, self.group, tuple(plus), tuple(minus))

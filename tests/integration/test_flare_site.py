@@ -18,6 +18,7 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
+from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.sec.authz import Authorizer
 from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
 from nvflare.lighter.utils import load_private_key_file, sign_folders
@@ -53,7 +54,7 @@ def kit(kits: Kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for owner, name in (
         *((Workspace, "_check_job_id"), (Workspace, "get_app_custom_dir"), (Authorizer, "authorize")),
         *((AppAuthzService, "validate_app"), (AppAuthzService, "authorize_app_info")),
-        *((DeployProcessor, "process"), (StartJobProcessor, "process")),
+        *((DeployProcessor, "process"), (StartJobProcessor, "process"), (NetAgent, "__init__")),
     ):
         monkeypatch.setattr(owner, name, vars(owner)[name])
     all_ = ClientRequestProcessors.request_processors
@@ -200,6 +201,22 @@ def test_no_folder_of_a_job_is_where_python_looks_for_modules(site: Site, kit: P
     before = list(sys.path)
     refresh_custom_dir_import_path(Workspace(str(kit), SITE).get_app_custom_dir(JOB))
     assert sys.path == before
+
+
+def test_the_network_agent_of_a_site_takes_no_requests(kit: Path) -> None:
+    """Of a process it would tell configuration and state, end it, or have it connect to another server."""
+
+    class Cell:
+        registered: list[str]
+
+        def register_request_cb(self, channel: str, topic: str, cb: Any) -> None:
+            self.registered.append(topic)
+
+    cell = Cell()
+    cell.registered = []
+    agent = NetAgent(cell)
+    assert cell.registered == []
+    agent.close()
 
 
 def archive(entries: dict[str, bytes], change: Callable[[ZipInfo], None] = lambda entry: None) -> bytes:

@@ -5,7 +5,8 @@ it, takes the role of a job's submitter from the server's word (``super`` may do
 folder that a job's id names before it looks at what came, be that job just about to begin. A server that turned against
 its sites could so read their files, run its own code there, and make them forget what was spent of their budget. Hence:
 
-- a site's main process answers `REQUESTS` and no others;
+- a site's main process answers `REQUESTS` and no others, and none of FLARE's network agent, which tells of the process,
+  ends it, or has it connect to another server;
 - a job's id is one as FLARE makes them, so it is the name of no folder in the kit;
 - a job is one that `privet submit` writes (`privet.engines.flare.job`), so no code comes with it: its list of contents
   is read before anything is unpacked, and its folder is filled once and looked at again when the job begins;
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.workspace import Workspace
+from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.sec.authz import Authorizer
 from nvflare.private.admin_defs import Message, error_reply
 from nvflare.private.defs import RequestHeader
@@ -85,6 +87,7 @@ def narrow(kit: Path) -> None:
     one_at_a_time = threading.Lock()
     for processor, check in ((DeployProcessor, deployable), (StartJobProcessor, startable)):
         processor.process = _checked(processor.process, check, one_at_a_time)
+    NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)
     Workspace.get_app_custom_dir = lambda self, job_id: ""
     Workspace._check_job_id = staticmethod(check_job_id)
     AppAuthzService.validate_app = staticmethod(validate_app)
@@ -103,6 +106,20 @@ def _checked(
             return error_reply(why) if why else process(self, request, engine)
 
     return answer
+
+
+def _listening_to_nobody(begin: Callable[..., None]) -> Callable[..., None]:
+    """FLARE's network agent, which takes no requests then: a site watches no other process, and none watches it."""
+
+    class Nobody:
+        def register_request_cb(self, **what: Any) -> None:
+            pass
+
+    def begin_deaf(self: Any, cell: Any, *arguments: Any, **more: Any) -> None:
+        begin(self, Nobody(), *arguments, **more)
+        self.cell = cell
+
+    return begin_deaf
 
 
 def main(module: str, *arguments: str) -> None:

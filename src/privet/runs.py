@@ -18,22 +18,15 @@ from typing import Any
 from privet import checkpoint
 from privet.cast import Cast, InOneProcess, Observe
 from privet.config import Config
-from privet.data_config import GroupPartition
 from privet.diagnostics import simulated
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.lora import factors_of
 from privet.material import Material, codec_schedule, layout_of
 from privet.measure import means, measure
+from privet.not_covered import not_covered
 from privet.pipeline import Floats
-from privet.privacy.statement import (
-    DEALT_OUT,
-    INSECURE,
-    NEAR_DUPLICATES,
-    SHARED_ARITHMETIC,
-    privacy_statement,
-    without_guarantee,
-)
+from privet.privacy.statement import INSECURE, privacy_statement, without_guarantee
 from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
@@ -343,30 +336,8 @@ class _Run:
             "mechanism": (newest.system if newest else server.system).describe(),
             "clip_norm": resolved.facts.clip_norm if private else None,
             "noise_multiplier": resolved.facts.noise_multiplier if private else None,
-            "not_covered": _not_covered(resolved, here=bool(self.federation.clients)),
+            "not_covered": not_covered(resolved, here=bool(self.federation.clients)),
         }
-
-
-def _not_covered(resolved: Resolved, *, here: bool) -> list[str]:
-    """What this run's guarantee leaves out besides what all leave out.
-
-    Args:
-        resolved: The run.
-        here: Whether the clients' data were prepared here; sites prepare their own, row by row.
-    """
-    config = resolved.config
-    if config.privacy is None:
-        return []
-    record, how = config.privacy.unit == "record", config.data.partition
-    # Where others of them go is no matter to who sees the sum alone. A participant also knows its own records, and
-    # the server single contributions where one opens by itself.
-    moves = resolved.facts.parties > 1 and how.kind in {"iid", "dirichlet", "blocks"}
-    drops = isinstance(how, GroupPartition) and how.minimum_records > 1
-    return [
-        *([SHARED_ARITHMETIC] if record and not config.deterministic_units else []),
-        *([NEAR_DUPLICATES] if here and config.data.remove_near_duplicates else []),
-        *([DEALT_OUT] if here and record and (moves or drops) else []),
-    ]
 
 
 def _epsilon_rows(statement: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,9 +17,13 @@ import privet.runs
 from privet.config import Dropout, to_yaml
 from privet.errors import PrivetError
 from privet.federation import Federation
+from privet.not_covered import (
+    DEALT_OUT,
+    NEAR_DUPLICATES,
+    SHARED_ARITHMETIC,
+)
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import reaccount
-from privet.privacy.statement import DEALT_OUT, NEAR_DUPLICATES, SHARED_ARITHMETIC
 from privet.protocol import Ask, Replies, RoundId
 from privet.resolve import resolve
 

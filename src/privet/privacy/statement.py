@@ -31,25 +31,6 @@ NOT_COVERED: tuple[str, ...] = (
     "Facts about the population, which a model may learn and reveal whether or not anybody took part.",
 )
 
-SHARED_ARITHMETIC = (
-    "Arithmetic: within its rounding errors a record's gradient depends on the records that share its micro-batch, so "
-    "a record that comes or goes also moves what others contribute, and the sensitivity counts its own contribution "
-    "only. `engine.deterministic_units: true` gives every record the same gradient in any batch."
-)
-"""What a record-level sensitivity leaves out where records pass through the model together (docs/training.md)."""
-
-NEAR_DUPLICATES = (
-    "Preparation: near-duplicates were looked for among all records and removed (`data.remove_near_duplicates`): one "
-    "that comes or goes also brings others in or keeps them out. The guarantee is for the records that were left."
-)
-"""What a guarantee leaves out where records decide about each other before the run."""
-
-DEALT_OUT = (
-    "Preparation: records were dealt out to simulated clients (`data.partition`), so one that comes or goes also moves "
-    "others between clients or in and out of the run. The guarantee is for the clients' records as they were dealt."
-)
-"""What a record-level guarantee leaves out where a record's place depends on other records."""
-
 _HIDDEN = {"record": "one training record", "client": "all that one client holds"}
 _NEIGHBOURS = {
     "zero-out": "whether it counted or was zero",

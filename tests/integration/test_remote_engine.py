@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from support.consortium import SITES, local_adapter, write_records
@@ -330,6 +331,22 @@ def test_a_run_of_one_name_is_one_run(network: Network) -> None:
         asked = network.invitation_to_another(0, invited, config, RoundId(0, 1))
         with pytest.raises(Refused, match="other-run") if refused else nullcontext():
             again.answer(JOIN, asked)
+
+
+def test_an_invitation_that_is_refused_does_not_use_up_the_runs_name(network: Network) -> None:
+    """A server's mistake, or its mischief: with public records whose parts do not fit each other."""
+    config = network.config(rounds=1, privacy={"noise_multiplier": 3.0})
+    network.meddle = lambda op, party, answer: b"" if op == "round" else answer
+    network.go(rounds=1, privacy={"noise_multiplier": 3.0})
+    (invited,) = [raw for op, party, raw in network.sent if (op, party) == (JOIN, 0)]
+    kept = network.home(SITES[0]).run_folder("run")
+    shutil.rmtree(kept)
+    wrong = {"public_tokens": np.ones(3, np.int32), "public_lengths": np.array([5], np.int32)}
+    wrong["public_supervised"] = np.ones(3, np.bool_)
+    again = Party(network.home(SITES[0]), "run", network.logs.append)
+    with pytest.raises(Refused, match="malformed"):
+        again.answer(JOIN, network.invitation_to_another(0, invited, config, RoundId(0, 1), **wrong))
+    again.answer(JOIN, network.invitation_to_another(0, invited, config, RoundId(0, 2)))
 
 
 @pytest.mark.parametrize("seal", ["masked", "encrypted", "encrypted+masked"])

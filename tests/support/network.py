@@ -137,8 +137,10 @@ class Network:
                 failures[party] = refused.reason
         return Delivery(answers, failures)
 
-    def invitation_to_another(self, party: int, raw: bytes, config: str, due: RoundId | None = None) -> bytes:
-        """An invitation with another configuration in it, signed by the server, whose key this is."""
+    def invitation_to_another(
+        self, party: int, raw: bytes, config: str, due: RoundId | None = None, **parts: Any
+    ) -> bytes:
+        """An invitation with another configuration and other parts in it, signed by the server, whose key this is."""
         address, request = Address(SERVER, party, "run", RoundId(0), JOIN), joining().request
         keys, roster = {SERVER: self.server.identity.public_key}, self.server.roster().hash
         opened = open_envelope(
@@ -146,6 +148,6 @@ class Network:
         )
         body = wire.decode(opened, request)
         asked = resolve(parse(yaml.safe_load(config)), dimension=int(body["dimension"]), parties=len(SITES))
-        payload = wire.encode({**body, "config": to_yaml(asked.config)}, request)
+        payload = wire.encode({**body, "config": to_yaml(asked.config), **parts}, request)
         address = replace(address, round=due or address.round)
         return seal_envelope(self.server.identity, roster, address, payload)

@@ -286,7 +286,6 @@ def join(
     seed = config.insecure_test_seed
     folder = home.run_folder(run)
     secrets = Secrets.of_site(folder, home.identity, None if seed is None else (seed, number))
-    agreed = _agreed_once(secrets.store, agreement(asked, body))
     try:
         material.public, codec = made_from_public(body, config.data.max_length)
     except (wire.WireError, RoundAborted):
@@ -298,6 +297,8 @@ def join(
     schedule = codec_schedule(config, material, given=given)
     if codec is not None:
         schedule.check(codec)
+    # Last of all: an invitation that is refused must not use up the run's name.
+    agreed = _agreed_once(secrets.store, agreement(asked, body))
     blueprint = Blueprint(resolved, roster, run, agreed, backbone.initial_flat(), schedule, codec)
     place = Workplace(home.name, material.trainer, examples, config.engine.micro_batch)
     client = blueprint.client(place, secrets, account)

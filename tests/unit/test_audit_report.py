@@ -57,3 +57,16 @@ def test_without_a_control_that_works_nothing_is_withstood() -> None:
     assert [r.verdict for r in without_silence([failed, HELD])] == ["not applicable", "not applicable"]
     assert [r.verdict for r in without_silence([CONTROL, HELD])] == ["leaks", "holds"]
     assert [r.verdict for r in without_silence([failed, replace(HELD, attack="audit.canary")])][1] == "holds"
+
+
+def test_a_row_whose_own_control_failed_is_not_withstood_though_another_setting_s_control_works() -> None:
+    bytes_held = replace(HELD, attack="invert.tokens", setting="single messages")
+    other = replace(CONTROL, attack="invert.tokens", setting="batch 1")
+    own = replace(other, setting="single messages, with the key", stands_for="single messages")
+    failed = replace(own, verdict="not applicable")
+    assert without_silence([other, failed, bytes_held])[-1].verdict == "not applicable"
+    assert without_silence([other, own, bytes_held])[-1].verdict == "holds"
+    elsewhere = replace(bytes_held, setting="this run's noise")
+    assert without_silence([other, failed, elsewhere])[-1].verdict == "holds", "no control of its own: the attack's"
+    failed_other = replace(other, verdict="not applicable")
+    assert without_silence([failed_other, own, elsewhere])[-1].verdict == "not applicable"

@@ -38,6 +38,8 @@ class Finding:
         compared: What the value is held against, e.g. the accounted epsilon; ``None`` where nothing is.
         text: One plain sentence for a reader.
         control: Whether this row is a positive control.
+        stands_for: Of a control: the setting of the one row that it is the control of; empty where it is that of all
+            rows of its attack.
     """
 
     attack: str
@@ -53,6 +55,7 @@ class Finding:
     compared: float | None = None
     text: str = ""
     control: bool = False
+    stands_for: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: what is not finite becomes ``None``, and the text says so."""

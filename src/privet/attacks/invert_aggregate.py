@@ -115,6 +115,7 @@ def message_findings(rehearsed: Rehearsed, level: str, alarm: float) -> list[Fin
             "leaks" if with_key.p < alarm else "not applicable",
             text="With the key the messages are told apart at once." if with_key.p < alarm else FAILED,
             control=True,
+            stands_for=f"single messages under sealing '{level}'",
         ),
         Finding(
             "invert.tokens",

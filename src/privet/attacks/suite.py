@@ -27,7 +27,6 @@ from privet.attacks import (
 )
 from privet.attacks.finding import Finding, not_applicable
 from privet.attacks.inversions import Inversions, own_layout
-from privet.attacks.invert_tokens import FAILED
 from privet.attacks.rehearsal import Stage, everybody_in, of_another_run, plain_schedule
 from privet.codec_schedule import CodecSchedule, follows_public
 from privet.config import Config
@@ -51,6 +50,7 @@ KINDS = 4
 """Kinds of rows that can raise an alarm: canaries, membership, sealed bytes, inversion under noise."""
 MEMBERSHIPS = 3
 """Attacks that share the alarm of membership: `mia.gradient`, `mia.statistics`, `mia.codec`."""
+SILENT = "The attack fails in its control, so it shows nothing here."
 FILE = "audit.json"
 MOST_SILOS = 4
 """Silos that membership and inversion look at: what they cost goes with the number of messages."""
@@ -361,14 +361,23 @@ class Auditor:
 
 
 def without_silence(rows: Sequence[Finding]) -> list[Finding]:
-    """The rows, where no attack counts as withstood whose positive controls all failed."""
-    worked = {row.attack: False for row in rows if row.control}
+    """The rows, where none counts as withstood whose own positive controls all failed.
+
+    A control that stands for one setting speaks for that one only, and for it no other control does.
+    """
+    worked: dict[tuple[str, str], bool] = {}
     for row in rows:
-        if row.control and row.verdict == "leaks":
-            worked[row.attack] = True
+        if row.control:
+            key = (row.attack, row.stands_for)
+            worked[key] = worked.get(key, False) or row.verdict == "leaks"
+
+    def silent(row: Finding) -> bool:
+        own = (row.attack, row.setting)
+        return not worked.get(own if own in worked else (row.attack, ""), True)
+
     return [
-        row.judged("not applicable", f"{FAILED} {row.text}", row.compared)
-        if row.verdict == "holds" and not worked.get(row.attack, True)
+        row.judged("not applicable", f"{SILENT} {row.text}", row.compared)
+        if row.verdict == "holds" and silent(row)
         else row
         for row in rows
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,6 +112,7 @@ def score(
     *,
     factors: Factors = (),
     schedule: CodecSchedule | None = None,
+    change: Callable[[System], System] = with_canaries,
 ) -> Scores:
     """Run a configuration with canaries and score them.
 
@@ -124,6 +126,7 @@ def score(
         plan: Size of the audit.
         factors: Positions of each kind of factor.
         schedule: The codec of each round; one over a single tensor, without public records, when absent.
+        change: Plants canaries into each system that is composed; a control breaks the system besides.
     """
     config = without_memory(config)
     schedule = schedule or plain_schedule(config, [("w", (dimension,))], plan.rounds)
@@ -133,7 +136,7 @@ def score(
     planted = _planted(config, dimension, plan, schedule)
     runs = max(1, min(MOST_RUNS, plan.canaries // len(planted)))
     parts = [
-        _scored(replace(stage, config=of_another_run(config, number)), planted, parties, plan, number)
+        _scored(replace(stage, config=of_another_run(config, number)), planted, parties, plan, number, change)
         for number in range(runs)
     ]
     joined = {
@@ -153,12 +156,19 @@ def _planted(config: Config, dimension: int, plan: Plan, schedule: CodecSchedule
     return canaries(plan.canaries, dimension, plan.seed, length)
 
 
-def _scored(stage: Stage, planted: list[Canary], parties: int, plan: Plan, number: int) -> Scores:
+def _scored(
+    stage: Stage,
+    planted: list[Canary],
+    parties: int,
+    plan: Plan,
+    number: int,
+    change: Callable[[System], System],
+) -> Scores:
     """One run."""
     inside = np.random.default_rng([plan.seed, 1, number]).random(len(planted)) < 0.5
     if number == 0:  # two of each at least where there are so many, or there is nothing to compare
         inside[:4] = (True, False, True, False)[: len(planted)]
-    colluders = _colluders(stage.config)
+    colluders = known_shares(stage.config)
     # Where neighbours differ by a replaced unit, a coin is between a canary and its opposite: twice as far apart.
     replaced = stage.config.privacy is not None and stage.config.privacy.relation == "replace-one"
     weights = stage.config.schedule.weights
@@ -168,7 +178,7 @@ def _scored(stage: Stage, planted: list[Canary], parties: int, plan: Plan, numbe
     for canary, coin in zip(planted, inside, strict=True):
         if coin or replaced:
             records[f"silo{homes[canary.id]}"].append(canary if coin else canary.opposite)
-    rehearsed = rehearse(stage, records, rounds=plan.rounds, change=with_canaries, micro_batch=BATCH)
+    rehearsed = rehearse(stage, records, rounds=plan.rounds, change=change, micro_batch=BATCH)
     ratios = np.zeros(len(planted))
     rounds = [seen for seen in rehearsed.transcript.rounds if seen.total is not None]
     parts = [1 / _sigma(seen.system) for seen in rounds]
@@ -192,7 +202,7 @@ def length_for(config: Config) -> float:
     return 1.0 if config.privacy is None else LENGTH
 
 
-def _colluders(config: Config) -> int:
+def known_shares(config: Config) -> int:
     """Parties that hold no canary and give their noise share away, where noise is shared."""
     shared = config.privacy is not None and config.system.kind not in {"dp_lora"}
     return config.privacy.trust.colluders if shared and config.privacy else 0

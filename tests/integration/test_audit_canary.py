@@ -12,6 +12,7 @@ from privet import pipeline
 from privet.attacks import audit_canary, canary_scores
 from privet.attacks.audit_canary import Plan, accounted, findings, score
 from privet.attacks.finding import Finding
+from privet.attacks.gdp import epsilon_of_mu
 from privet.attacks.rehearsal import Stage, plain_schedule
 from privet.mechanism import GaussianMechanism
 
@@ -159,6 +160,43 @@ def test_the_power_that_is_told_is_that_of_the_alarm() -> None:
     told = [float(row.text.rsplit(" ", 1)[1].rstrip(".")) for row in (everybody, as_configured)]
     assert told[0] > 0.9
     assert told[1] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("level", "verdict", "words"),
+    [(0.4, "holds", "Not above"), (0.003, "in doubt", "not at the level"), (1e-9, "alarm", "broken")],
+)
+def test_a_printed_bound_above_the_account_is_not_called_within_it(
+    level: float, verdict: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict goes by the suite's level, the row prints the bound at 95 %: between the two it is in doubt.
+
+    The account that the row is held against is set to what this run's bound at ``level`` is.
+    """
+    asked = setting("hedge", "client", "masked")
+    scored = score(asked, DIMENSION, PARTIES, PLAN)
+    claimed = epsilon_of_mu(scored.estimate(level).low, 1e-5) if level > 1e-8 else 0.5
+    monkeypatch.setattr(audit_canary, "accounted", lambda scored: claimed)
+    row = canary_rows(findings(asked, DIMENSION, PARTIES, PLAN, alarm=0.001))[0]
+    assert row.low is not None
+    assert (row.low > claimed) == (verdict != "holds")
+    assert row.verdict == verdict
+    assert words in row.text
+    assert row.compared == claimed
+
+
+def test_a_one_run_bound_above_the_account_is_not_called_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = setting("hedge", "client", "masked")
+    low = next(r for r in findings(asked, DIMENSION, PARTIES, PLAN) if r.attack == "audit.one_run").low
+    assert low is not None
+    monkeypatch.setattr(audit_canary, "accounted", lambda scored: 0.95 * low)
+    row = next(
+        r
+        for r in findings(asked, DIMENSION, PARTIES, PLAN, alarm=1e-6)
+        if r.attack == "audit.one_run" and not r.control
+    )
+    assert row.low == low
+    assert row.verdict == "in doubt"
 
 
 def test_a_run_without_noise_hides_no_canary() -> None:

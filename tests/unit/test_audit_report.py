@@ -7,8 +7,9 @@ from pathlib import Path
 
 from support.finished_run import finished_run
 
-from privet.attacks.finding import Finding
+from privet.attacks.finding import IN_DOUBT, Finding
 from privet.attacks.suite import without_silence
+from privet.cli.auditing import _closing
 from privet.model_card import model_card
 from privet.report import RunRecord, render
 
@@ -46,6 +47,17 @@ def test_an_alarm_is_a_warning(tmp_path: Path) -> None:
     assert "1 alarm" in page
 
 
+def test_rows_in_doubt_are_told_of_beside_no_alarm(tmp_path: Path) -> None:
+    rows = [CONTROL, HELD, replace(HELD, verdict="in doubt", low=0.6, compared=0.55, text=IN_DOUBT)]
+    record = audited(tmp_path / "run", rows)
+    page = render(record)
+    assert "No alarm" in page
+    assert "1 row in doubt" in page
+    found = {"alarms": 0, "false_alarm": 0.05, "findings": [row.as_dict() for row in rows]}
+    assert "1 row(s) in doubt" in _closing(found)
+    assert "in doubt" not in _closing({**found, "findings": found["findings"][:2]})
+
+
 def test_a_run_that_was_not_attacked_says_so(tmp_path: Path) -> None:
     page = render(RunRecord.open(finished_run(tmp_path / "run")))
     assert "was not attacked" in page
@@ -67,6 +79,8 @@ def test_a_row_whose_own_control_failed_is_not_withstood_though_another_setting_
     assert without_silence([other, failed, bytes_held])[-1].verdict == "not applicable"
     assert without_silence([other, own, bytes_held])[-1].verdict == "holds"
     elsewhere = replace(bytes_held, setting="this run's noise")
-    assert without_silence([other, failed, elsewhere])[-1].verdict == "holds", "no control of its own: the attack's"
+    assert without_silence([other, failed, elsewhere])[-1].verdict == "holds", (
+        "no control of its own: the attack's"
+    )
     failed_other = replace(other, verdict="not applicable")
     assert without_silence([failed_other, own, elsewhere])[-1].verdict == "not applicable"

@@ -24,7 +24,7 @@ from dataclasses import replace
 
 from privet.attacks import audit_one_run, canary_power
 from privet.attacks.canary_scores import MOST_CANARIES, MOST_RUNS, Plan, Scores, score
-from privet.attacks.finding import LEVEL, Finding, Verdict
+from privet.attacks.finding import IN_DOUBT, LEVEL, Finding, Verdict
 from privet.attacks.gdp import epsilon_of_mu, mu_of_epsilon
 from privet.attacks.rehearsal import APART, Rehearsed, everybody_in, of_another_run
 from privet.codec_schedule import CodecSchedule
@@ -162,6 +162,8 @@ def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> F
     if surely > claimed:
         text = "The canaries are more visible than the ledger accounts for: noise, clip or account is broken."
         return row.judged("alarm", text, claimed)
+    if row.low is not None and row.low > claimed:
+        return row.judged("in doubt", IN_DOUBT, claimed)
     told = _power_text(scored, claimed, alarm)
     return row.judged("holds", f"Not above the accounted {promise(scored.rehearsed)}. {told}", claimed)
 
@@ -221,6 +223,8 @@ def _one_run_rows(scored: Scores, config: Config, setting: str, alarm: float) ->
             row = replace(row.judged(_seen(low), told), control=True)
         elif bound(g, delta, 1 - alarm) > claimed:
             row = row.judged("alarm", "More guesses are right than the accounted epsilon allows.", claimed)
+        elif low > claimed:
+            row = row.judged("in doubt", f"{IN_DOUBT} {told}", claimed)
         else:
             row = row.judged("holds", told, claimed)
         rows.append(row)

@@ -6,11 +6,12 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Verdict = Literal["leaks", "holds", "alarm", "reported", "not covered", "not applicable"]
+Verdict = Literal["leaks", "holds", "in doubt", "alarm", "reported", "not covered", "not applicable"]
 """What a row says.
 
 - ``leaks``: the attack works, and no noise was promised against it.
 - ``holds``: it stays within what was promised, or within what an attacker without the message reaches.
+- ``in doubt``: its 95 % bound exceeds what was promised, but not at the level that the whole suite shares.
 - ``alarm``: it exceeds what was promised.
 - ``reported``: a number without a bound to hold it against.
 - ``not covered``: a client breaks the rules and nothing was promised against that.
@@ -18,6 +19,11 @@ Verdict = Literal["leaks", "holds", "alarm", "reported", "not covered", "not app
 """
 
 LEVEL = 0.95
+IN_DOUBT = (
+    "Above what the accounted epsilon allows at 95 %, as up to one honest row in twenty is, not at the level that the "
+    "whole suite shares. Repeat with --suite full or another --seed."
+)
+"""What a row in doubt says: its printed bound must not stand above what it is held against without a word."""
 
 
 @dataclass(frozen=True)

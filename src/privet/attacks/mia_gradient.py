@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from privet.attacks import statistics
 from privet.attacks.audit_canary import accounted_delta_at_zero
-from privet.attacks.finding import LEVEL, Finding
+from privet.attacks.finding import IN_DOUBT, LEVEL, Finding
 from privet.attacks.rehearsal import Rehearsed, Stage, rehearse
 from privet.attacks.transcript import RoundSeen
 from privet.clip import clip_rows
@@ -87,7 +87,8 @@ def findings(
     over = (claimed is not None and (allowed is not None and surely > allowed)) or (
         claimed is not None and statistics.above_bound(members, others, claimed, delta, 1 - alarm / 2) > 0
     )
-    verdict: Any = "leaks" if claimed is None else "alarm" if over else "holds"
+    doubtful = allowed is not None and best.low > allowed
+    verdict: Any = "leaks" if claimed is None else "alarm" if over else "in doubt" if doubtful else "holds"
     text = (
         "Members are told from others, and the run claims no epsilon."
         if claimed is None and area.low > 0.5
@@ -95,6 +96,8 @@ def findings(
         if claimed is None
         else "Members stand out more than the accounted epsilon allows."
         if over
+        else IN_DOUBT
+        if doubtful
         else f"Within epsilon {claimed:.3g}, which allows an advantage of {allowed:.2f}. "
         + _power_text(len(members), len(others), (claimed, delta, allowed or 0.0), alarm)
     )

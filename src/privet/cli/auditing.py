@@ -101,7 +101,15 @@ def _closing(found: dict[str, Any]) -> str:
         )
     if found["alarms"]:
         return f"{found['alarms']} alarm(s): something is more visible than what was promised. Do not release this run."
+    doubts = sum(row["verdict"] == "in doubt" for row in found["findings"])
+    doubtful = (
+        f" {doubts} row(s) in doubt: above what was promised at 95 %, not at the level that the whole suite shares; "
+        "repeat with --suite full or another --seed."
+        if doubts
+        else ""
+    )
     return (
-        "No alarm. That an attack fails proves nothing; docs/evidence.md says what was tried and what was not. "
+        f"No alarm.{doubtful} That an attack fails proves nothing; docs/evidence.md says what was tried and what was "
+        "not. "
         f"An honest run raises an alarm with probability {found['false_alarm']:g} at most."
     )

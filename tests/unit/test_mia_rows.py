@@ -1,0 +1,44 @@
+"""The rows of membership: what they are held against, and what they may say of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privet.attacks import mia_gradient
+from privet.attacks.finding import Finding
+from privet.attacks.mia_gradient import Membership
+from privet.privacy.events import Release
+from privet.privacy.ledger import Ledger
+
+
+def rows(scores: Any, inside: Any, sigma: float = 2.0, alarm: float = 0.05 / 12) -> list[Finding]:
+    """Rows of an attack with these scores on one release with this noise."""
+    ledger = Ledger("client", "zero-out", 1.4491e-5, releases=[Release("sums", sigma)])
+    rehearsed: Any = SimpleNamespace(ledger=ledger)
+    found = Membership(np.asarray(scores, np.float64), np.asarray(inside, np.bool_), rehearsed)
+    return mia_gradient.findings(found, "this run", sees="the sums", alarm=alarm)
+
+
+def separated(count: int, share: float) -> tuple[Any, Any]:
+    """So many members and others; ``share`` of the members score above all others, the rest among them."""
+    generator = np.random.default_rng(0)
+    members, others = generator.random(count), generator.random(count)
+    members[: int(share * count)] += 1
+    return np.concatenate([members, others]), np.arange(2 * count) < count
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.1, "holds"), (0.6, "in doubt"), (1.0, "alarm")])
+def test_an_advantage_whose_printed_bound_is_above_what_is_allowed_is_not_called_within_it(
+    share: float, verdict: str
+) -> None:
+    found = rows(*separated(60, share))
+    advantage = found[1]
+    assert advantage.compared is not None
+    assert advantage.low is not None
+    assert (advantage.low > advantage.compared) == (verdict != "holds")
+    assert {row.verdict for row in found} == {verdict}
+    assert ("Within" in advantage.text) == (verdict == "holds")

@@ -16,6 +16,8 @@ from mutants.tests_that_notice import (
     LEDGER,
     LOCAL_NOISE,
     MECHANISM,
+    NAN_IS_ZERO,
+    NAN_UNDER_NOISE,
     NOISE,
     ORDER,
     PUBLIC_CONSTANT,
@@ -138,6 +140,15 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
         _UNCLIPPED,
         _UNCHECKED_NORM,
         tests=(INFLUENCE_BOUND, VISIBLE),
+    ),
+    mutant(
+        "a unit that is not finite counts in full",
+        (
+            "clip.py",
+            "block[~finite] = 0.0",
+            "block[~finite] = norm / np.sqrt(width) * _MARGIN",
+        ),
+        tests=(NAN_IS_ZERO, NAN_UNDER_NOISE),
     ),
     mutant("order of stages not checked", _UNCHECKED_ORDER, tests=(ORDER,)),
     mutant(

@@ -4,7 +4,8 @@ message.
 The attacking client is one of the run's own, changed where it hands values to its seal, or where its answer
 leaves it.
 
-- NaN and infinities never reach the wire, whose values are integers; a trainer that gives them contributes zero.
+- NaN and infinities never reach the wire, whose values are integers; a trainer that gives them contributes zero. Two
+  rehearsals with the same secrets, hence the same noise, show whether it does: with the unit and without it.
 - A contribution of a hundred times the longest honest one: without a seal the server sees it and refuses it, where
   something is clipped (`honest_norm.py`); under a seal nobody sees single contributions, so nothing stops it. What
   is left is the norm of the opened sum: with a public bound on honest contributions and known noise, a sum beyond it
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,20 +104,23 @@ class _Trial:
 
     def nan(self) -> Finding:
         """A unit whose gradient is not finite."""
-        broken = Canary(
-            "nan", self.dimension, np.arange(self.dimension), np.full(self.dimension, np.nan, np.float32)
-        )
-        honest, poisoned = self._run({0: []}), self._run({0: [broken]})
-        reached = float(np.abs(poisoned.transcript.rounds[0].handed[0]).max()) if self._unnoised else None
-        total = poisoned.transcript.rounds[0].total
-        fine = total is not None and honest.transcript.rounds[0].total is not None
-        return self._finding(
-            "a unit of NaN",
-            reached,
-            "largest value that its client handed to the seal" if self._unnoised else "–",
-            "holds" if fine and not reached else "alarm",
-            "It counts as zero; the round goes on." if fine else "The round broke down.",
-        )
+        everywhere = np.arange(self.dimension)
+        unit = Canary("nan", self.dimension, everywhere, np.full(self.dimension, np.nan, np.float32))
+        # Of the same name, so that it would be rounded with the same randomness.
+        length = np.float32(length_for(self.config) / math.sqrt(self.dimension))
+        whole = replace(unit, values=np.full(self.dimension, length, np.float32))
+        seed = self.config.insecure_test_seed
+        known = self.config.model_copy(update={"insecure_test_seed": self.seed if seed is None else seed})
+        same_noise = replace(self, config=known)
+        without, poisoned, counted = (same_noise._run({0: own}) for own in ([], [unit], [whole]))
+        what, reached = "a unit of NaN", _change(without, poisoned)
+        if reached is None:
+            return self._finding(what, None, "–", "alarm", "The round broke down.")
+        if not _change(without, counted):
+            text = "A unit that counts does not show in what its client sends either: nothing was compared."
+            return self._finding(what, None, "–", "not applicable", text)
+        text = "It counts as zero; the round goes on." if not reached else "It does not count as zero."
+        return self._finding(what, reached, CHANGE, "alarm" if reached else "holds", text)
 
     def long(self) -> Finding:
         """A contribution of a hundred times the norm."""
@@ -190,10 +194,6 @@ class _Trial:
             what, 1.0 if kept else None, "times in the sum", "holds" if kept else "not covered", text
         )
 
-    @property
-    def _unnoised(self) -> bool:
-        return self.config.privacy is None
-
     def _run(
         self, own: Mapping[int, Sequence[Canary]], misbehave: Any = lambda federation: None
     ) -> Rehearsed:
@@ -215,10 +215,9 @@ class _Trial:
         )  # fmt: skip
 
 
+CHANGE = "largest change of a value that its client hands to the seal, in grid steps"
 LONG = f"a contribution {FACTOR} times too long"
 RATIO = "norm of the opened sum over what an honest one stays below"
-
-
 LENGTHS = "norm of the opened sum over that of a step of norm one"
 
 
@@ -230,6 +229,16 @@ def _bound(system: System) -> float:
         if any(isinstance(s, Clip) for s in system.pipeline.stages)
         else 1 / rounding.grid.step
     )
+
+
+def _change(one: Rehearsed, other: Rehearsed) -> float | None:
+    """Largest difference in what the first client handed to its seal in any round; ``None`` if one did not open."""
+    rounds = one.transcript.rounds, other.transcript.rounds
+    if not rounds[0] or len(rounds[0]) != len(rounds[1]):
+        return None
+    if any(seen.total is None or 0 not in seen.handed for own in rounds for seen in own):
+        return None
+    return float(max(np.abs(a.handed[0] - b.handed[0]).max() for a, b in zip(*rounds, strict=True)))
 
 
 def _norm(values: Integers) -> float:

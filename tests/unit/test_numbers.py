@@ -33,6 +33,30 @@ def test_epsilon_examples(value: float, text: str) -> None:
     assert numbers.epsilon(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-5, "1e-5"),
+        (1.449e-5, "1.5e-5"),
+        (1.0499e-5, "1.1e-5"),
+        (1 / 69000, "1.5e-5"),
+        (2.5e-6, "2.5e-6"),
+        (9.91e-6, "1e-5"),
+        (0.01, "0.01"),
+        (1e-12, "1e-12"),
+        (0.0, "0"),
+        (None, "–"),
+    ],
+)
+def test_delta_is_rounded_up_to_two_digits(value: float | None, text: str) -> None:
+    assert numbers.delta(value) == text
+
+
+@given(st.floats(1e-15, 0.5))
+def test_no_delta_is_written_smaller_than_it_is(value: float) -> None:
+    assert value <= float(numbers.delta(value)) <= 1.11 * value
+
+
 @pytest.mark.parametrize("value", [None, math.inf])
 def test_no_finite_epsilon_is_the_word_none(value: float | None) -> None:
     assert numbers.epsilon(value) == "none"

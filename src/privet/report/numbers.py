@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, Decimal
 
 from privet.privacy.statement import rounded_up
 
@@ -17,8 +18,12 @@ def epsilon(value: float | None) -> str:
 
 
 def delta(value: float | None) -> str:
-    """A probability such as 1e-5."""
-    return NOTHING if value is None else f"{value:.2g}".replace("e-0", "e-")
+    """A probability such as 1e-5, to two significant digits, rounded *up* as an epsilon is."""
+    if value is None:
+        return NOTHING
+    exact = Decimal(repr(float(value)))  # the decimal that was written: its binary neighbour may lie above it
+    up = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 1), rounding=ROUND_CEILING) if exact else exact
+    return f"{float(up):.2g}".replace("e-0", "e-")
 
 
 def percent(value: float | None) -> str:

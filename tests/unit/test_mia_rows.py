@@ -45,6 +45,12 @@ def test_an_advantage_whose_printed_bound_is_above_what_is_allowed_is_not_called
     assert ("Within" in advantage.text) == (verdict == "holds")
 
 
+def test_an_epsilon_is_told_rounded_up_with_what_it_is_about() -> None:
+    """It was 1.84 for 1.8446, without unit, relation, delta and observer; delta is 1.4491e-5."""
+    (text,) = {row.text for row in rows(*separated(60, 0.1), sigma=2.1)}
+    assert "epsilon 1.845 at delta 1.5e-5 (unit client, relation zero-out, against the server)" in text
+
+
 def test_no_rate_is_told_that_so_few_others_cannot_show() -> None:
     """It was called TPR at 1 % FPR, at a threshold of 1/(n + 1), beside the bound for 1 %."""
     positives = rows(*separated(24, 0.5))[2]

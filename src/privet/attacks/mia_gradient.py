@@ -8,6 +8,7 @@ against what the ledger charges for that: the advantage against delta(0), the cu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.attacks import statistics
-from privet.attacks.audit_canary import accounted_delta_at_zero
+from privet.attacks.audit_canary import accounted_delta_at_zero, promise
 from privet.attacks.finding import IN_DOUBT, LEVEL, Finding
 from privet.attacks.rehearsal import Rehearsed, Stage, rehearse
 from privet.attacks.transcript import RoundSeen
@@ -98,7 +99,7 @@ def findings(
         if over
         else IN_DOUBT
         if doubtful
-        else f"Within epsilon {claimed:.3g}, which allows an advantage of {allowed:.2f}. "
+        else f"Within {promise(found.rehearsed)}, which allows an advantage of {_up(allowed or 0.0):.2f}. "
         + _power_text(len(members), len(others), (claimed, delta, allowed or 0.0), alarm)
     )
     if claimed is None and area.low <= 0.5:
@@ -116,6 +117,11 @@ def findings(
         )
         for metric, i, how, compared in rows
     ]  # fmt: skip
+
+
+def _up(value: float) -> float:
+    """To two digits, up: what is allowed must not look smaller than it is."""
+    return math.ceil(100 * value) / 100
 
 
 def _power_text(members: int, others: int, promised: tuple[float, float, float], alarm: float) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privet.attacks import statistics
 from privet.attacks.control import Prepared, last_round
@@ -31,6 +32,9 @@ WARNED = (
     "Sealing hides messages, not what their sum says: without noise the sum gives up its texts. The report warns "
     "of it."
 )
+
+
+TOO_FEW = "The messages have too few bytes to compare, so this shows nothing."
 
 
 def sum_recall(prepared: Prepared, rehearsed: Rehearsed, records: Mapping[str, Sequence[Example]]) -> float:
@@ -63,26 +67,46 @@ def sum_finding(setting: str, recalls: Sequence[float], level: str) -> Finding:
     )
 
 
+FEWEST = 10
+"""Bytes of a bin at least, of both messages together: five of each on average, the common rule for chi-square."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """A two-sample chi-square test of bytes.
 
     Attributes:
-        p: Probability of so large a difference if both are spread alike; asymptotic.
+        p: Probability of so large a difference if both are spread alike; asymptotic. ``None`` where the bytes are too
+            few to compare.
         bytes: Bytes compared.
     """
 
-    p: float
+    p: float | None
     bytes: int
+
+    def differs(self, alarm: float) -> bool:
+        """Whether they are surely not spread alike."""
+        return self.p is not None and self.p < alarm
 
 
 def spread_alike(one: bytes, other: bytes) -> Spread:
-    """Whether the bytes of two messages are spread alike."""
+    """Whether the bytes of two messages are spread alike.
+
+    Values that occur less than ten times in both together are pooled with their neighbours, so that no byte is left
+    out: bins follow from the sum of both counts, on which the test is conditional anyway.
+    """
     from scipy.stats import chi2_contingency
 
     counts = np.stack([np.bincount(np.frombuffer(part, np.uint8), minlength=256) for part in (one, other)])
-    counts = counts[:, counts.sum(axis=0) >= 10]
-    p = float(chi2_contingency(counts).pvalue) if counts.shape[1] > 1 else 1.0
+    bins: list[NDArray[np.int64]] = [np.zeros(2, np.int64)]
+    for column in counts.T:
+        if bins[-1].sum() >= FEWEST:
+            bins.append(np.zeros(2, np.int64))
+        bins[-1] = bins[-1] + column
+    if len(bins) > 1 and bins[-1].sum() < FEWEST:
+        last = bins.pop()
+        bins[-1] = bins[-1] + last
+    p = float(chi2_contingency(np.stack(bins, axis=1)).pvalue) if len(bins) > 1 else None
     return Spread(p, len(one) + len(other))
 
 
@@ -99,7 +123,8 @@ def message_findings(rehearsed: Rehearsed, level: str, alarm: float) -> list[Fin
     sealed = spread_alike(seen.messages[full], seen.messages[empty])
     group = Group.of_bits(rehearsed.transcript.bits)
     with_key = spread_alike(*(_plain(seen.handed[party], group) for party in (full, empty)))
-    opened = sealed.p < alarm
+    told = with_key.differs(alarm)
+    opened, compared = sealed.differs(alarm), sealed.p is not None
     about = "p value, two-sample chi-square of the bytes (asymptotic)"
     return [
         Finding(
@@ -112,8 +137,8 @@ def message_findings(rehearsed: Rehearsed, level: str, alarm: float) -> list[Fin
             None,
             about,
             f"{with_key.bytes:,} bytes",
-            "leaks" if with_key.p < alarm else "not applicable",
-            text="With the key the messages are told apart at once." if with_key.p < alarm else FAILED,
+            "leaks" if told else "not applicable",
+            text="With the key the messages are told apart at once." if told else FAILED,
             control=True,
             stands_for=f"single messages under sealing '{level}'",
         ),
@@ -127,9 +152,11 @@ def message_findings(rehearsed: Rehearsed, level: str, alarm: float) -> list[Fin
             None,
             about,
             f"{sealed.bytes:,} bytes",
-            "alarm" if opened else "holds",
+            "alarm" if opened else "holds" if compared else "not applicable",
             text="The sealed message depends on what it hides."
             if opened
+            else TOO_FEW
+            if not compared
             else "The bytes do not tell a client with records from one without. What protects them is cryptography, "
             "not this test.",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from privet.cli.auditing import _closing
 from privet.model_card import model_card
 from privet.report import RunRecord, render
 
+COUNTS = Path(__file__).parents[2] / "experiments" / "audit_calibration" / "results" / "small.json"
 HELD = Finding(
     "mia.gradient", "this run", "the opened sums", "AUC", 0.52, 0.4, 0.64, "95 %", "20 members", "holds", text="Within."
 )  # fmt: skip
@@ -56,6 +58,21 @@ def test_rows_in_doubt_are_told_of_beside_no_alarm(tmp_path: Path) -> None:
     found = {"alarms": 0, "false_alarm": 0.05, "findings": [row.as_dict() for row in rows]}
     assert "1 row(s) in doubt" in _closing(found)
     assert "in doubt" not in _closing({**found, "findings": found["findings"][:2]})
+
+
+def test_the_rate_of_false_alarms_is_told_as_set_and_as_counted(tmp_path: Path) -> None:
+    """Twenty seeds do not show 5 %, so neither place may say that it is so."""
+    said = _closing({"alarms": 0, "false_alarm": 0.05, "findings": [HELD.as_dict()]})
+    assert "set so that a suite raises an alarm on an honest run with probability 0.05 at most" in said
+    assert "bounds that probability by 0.22 only" in said
+    counted = json.loads(COUNTS.read_text(encoding="utf-8"))["rows"]
+    suites = [row for row in counted if row["what"] == "quick suite"]
+    over = {
+        name: sum(r["over"] for r in suites if r["codec"] == name) for name in {r["codec"] for r in suites}
+    }
+    assert len(suites) == 20 * len(over) == 60
+    assert max(over.values()) == 1
+    assert "are set so that" in render(audited(tmp_path / "run", [CONTROL, HELD]))
 
 
 def test_a_run_that_was_not_attacked_says_so(tmp_path: Path) -> None:

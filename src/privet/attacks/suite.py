@@ -1,9 +1,9 @@
 """``privet audit``: all attacks on one run, each beside its positive control.
 
 ``quick`` is sized for a few minutes on one thread with the embedded model; ``full`` has more canaries, rounds,
-records and batch sizes. The rows that can raise an alarm share one error probability: on a run that keeps its
-promises the whole suite raises one with probability at most ``FALSE_ALARM`` (`make audit-calibration` counts it
-over honest seeds)."""
+records and batch sizes. The rows that can raise an alarm share one error probability: by the levels of their tests,
+some of them asymptotic, the whole suite raises one on a run that keeps its promises with probability at most
+``FALSE_ALARM`` (`make audit-calibration` counts it over honest seeds)."""
 
 from __future__ import annotations
 

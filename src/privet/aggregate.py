@@ -36,6 +36,8 @@ CODEC_DIGEST = "codec_digest"
 """Field with the SHA-256 of the codec of a round, which is there itself only where a client may lack it."""
 
 
+NOT_FINITE = "not-finite"
+"""Reason of a client that refuses a state with numbers that are not finite: a run that diverged, or a cheat."""
 UNKNOWN_CODEC = "unknown-codec"
 """Reason of a client that refuses because it was not sent the codec that a question names."""
 
@@ -187,15 +189,16 @@ class Aggregator:
             RoundAborted: if it is malformed, or not the one of its digest.
         """
         named = bytes(body.get(CODEC_DIGEST, b""))  # type: ignore[arg-type]  # Blob by the schema
-        sent = {name: body[name] for name in codec_fields() if name in body}
+        flat = as_array(body, "adapter").copy()  # decoded arrays are read-only views
+        sent = _codec_of(body)
         if sent or not named:
             if (_digest_of(sent) if sent else b"") != named:
                 raise RoundAborted("the codec of a question is not the one of its digest")
-            self._take_codec(sent)
+            self._use(self._read_codec(sent))
             self._digest = named
         elif named != self.codec_digest:
             raise UnknownCodec
-        self.flat = as_array(body, "adapter").copy()  # decoded arrays are read-only views
+        self.flat = flat
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint or, sealed, for the other clients."""
@@ -205,23 +208,63 @@ class Aggregator:
         return wire.encode({**own, **self._packed()})
 
     def restore(self, data: bytes) -> None:
-        """Take back what :meth:`to_bytes` gave.
+        """Take back what :meth:`to_bytes` gave; what is refused changes nothing.
 
         Raises:
             privet.wire.WireError: if it belongs to another adapter or is damaged.
+            RoundAborted: if its codec is malformed.
+            PrivetError: if its codec is unsound in this run.
+        """
+        self._become(wire.decode(data, state_schema(len(self.flat))))
+
+    def receive(self, data: bytes, rounds: int) -> None:
+        """Take over what another party says that the state is; what is refused changes nothing.
+
+        Nobody can see whether it is what followed from the sum. But one that could not be gone on with must be refused
+        here: later it would cost an answer that was charged, and the sum that leads to another one would be gone.
+
+        Args:
+            data: What :meth:`to_bytes` gave there.
+            rounds: Rounds that are in the state that is due.
+
+        Raises:
+            privet.wire.WireError: if it is of other rounds, belongs to another adapter, or cannot be gone on with.
+            RoundAborted: if its codec is malformed.
             PrivetError: if its codec is unsound in this run.
         """
         body = wire.decode(data, state_schema(len(self.flat)))
+        if body["rounds"] != rounds:
+            raise wire.WireError("wrong-round", "rounds")
+        for name in ("flat", "first", "second", *(["gathered"] if "gathered" in body else [])):
+            if not np.isfinite(as_array(body, name)).all():
+                raise wire.WireError(NOT_FINITE, name)
+        if (as_array(body, "second") < 0).any():  # the step divides by its root
+            raise wire.WireError(NOT_FINITE, "second")
+        self._become(body)
+
+    def _become(self, body: Body) -> None:
+        """Read all of a state before anything of it is taken over."""
+        rounds, preparation = int(body["rounds"]), self.system.preparation
         for moment, size in moment_sizes(self.optimiser.config, len(self.flat)).items():
             if len(as_array(body, moment)) != size:
                 raise wire.WireError("wrong-shape", moment)
-        self.flat = as_array(body, "flat").copy()
-        self.rounds = int(body["rounds"])
-        self.gathered = self.gathered[:0]
+        if body["steps"] != max(0, rounds - self.system.prepared_by):
+            raise wire.WireError("out-of-range", "steps")
+        gathered, width = self.gathered[:0], self._width
         if "gathered" in body:
-            self.gathered = as_array(body, "gathered").reshape(-1, self._width).copy()
+            flat = as_array(body, "gathered")
+            if len(flat) % width:
+                raise wire.WireError("wrong-shape", "gathered")
+            gathered = flat.reshape(-1, width).copy()
+        preparing = rounds < self.system.prepared_by
+        # Without a code the rows are single updates, one for each client that was there.
+        single = preparing and preparation is not None and preparation.code is None
+        if not single and len(gathered) != (rounds if preparing else 0):
+            raise wire.WireError("wrong-shape", "gathered")
+        codec = self._read_codec(_codec_of(body))
+        self._use(codec)
+        self.flat, self.rounds, self.gathered = as_array(body, "flat").copy(), rounds, gathered
         self.optimiser.restore(body)
-        self._take_codec(body)
 
     @property
     def _width(self) -> int:
@@ -232,16 +275,22 @@ class Aggregator:
     def _packed(self) -> Body:
         return pack(self.codec) if self.codec else {}
 
-    def _take_codec(self, body: Body) -> None:
-        codec = None
-        if any(name in body for name in codec_fields()):
-            codec = unpack(body)
-            self.schedule.check(codec)
-        self._use(codec)
+    def _read_codec(self, sent: Body) -> Codec | None:
+        """The codec of fields that were received; the one that is held, if it is the same."""
+        if not sent or _digest_of(sent) == self.codec_digest:
+            return self.codec if sent else None
+        codec = unpack(sent)
+        self.schedule.check(codec)
+        return codec
 
     def _use(self, codec: Codec | None) -> None:
         if codec is not self.codec:
-            self.codec, self.system, self._digest = codec, self.compose(codec), None
+            system = self.compose(codec)
+            self.codec, self.system, self._digest = codec, system, None
+
+
+def _codec_of(body: Body) -> Body:
+    return {name: body[name] for name in codec_fields() if name in body}
 
 
 def _digest_of(codec: Body) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from privet import __version__, wire
-from privet.aggregate import UNKNOWN_CODEC, Aggregator, UnknownCodec
+from privet.aggregate import NOT_FINITE, UNKNOWN_CODEC, Aggregator, UnknownCodec
 from privet.codecs import Codec, ErrorFeedback
 from privet.errors import PrivetError
 from privet.keys import ClientKeys
@@ -184,11 +184,14 @@ class Client:
         """The adapter of a question: in the clear, or sealed by the client that opened the last sum.
 
         Raises:
-            SealingRefused: if it is not of this round, damaged, or comes with a codec that is unsound in this run.
+            SealingRefused: if it is not of this round, damaged, or comes with a codec that this run cannot use.
         """
         try:
             self._take(rounds, body)
-        except (RoundAborted, wire.WireError):
+        except wire.WireError as error:
+            reason = NOT_FINITE if error.reason == NOT_FINITE else "malformed"
+            raise SealingRefused(reason, f"the state of the question: {error}") from None
+        except RoundAborted:
             raise SealingRefused("malformed", "adapter or codec of the question are malformed") from None
         except UnknownCodec:
             raise SealingRefused(UNKNOWN_CODEC, "the question's codec has not come here yet") from None
@@ -203,7 +206,7 @@ class Client:
             if states is None:
                 raise SealingRefused("sealed-state", "this level has no sealed state")
             state = states.open(bytes(body["state"]), rounds)  # type: ignore[arg-type]  # Blob by the schema
-            self.aggregator.restore(state)
+            self.aggregator.receive(state, rounds)
             self.store.put(_STATE, state)
         elif self.aggregator.rounds != rounds:
             raise SealingRefused("no-state", "the question of a later round lacks the state")
@@ -215,6 +218,8 @@ class Client:
             raise SealingRefused("not-designated", "the server opens sums at this level")
         if self.aggregator.rounds < round_id.number:
             raise SealingRefused("no-state", "this client was away and does not know the adapter")
+        if self.aggregator.rounds > round_id.number + 1:
+            raise SealingRefused("replayed-round", "the sum of a round that others came after")
         # A round that is in the state already is not taken in again, however often its sum is opened.
         if self.aggregator.rounds == round_id.number:
             total = self.sealing.unseal(round_id, body, self.aggregator.size)

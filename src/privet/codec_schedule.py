@@ -11,7 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from privet.codec_config import CodecConfig, PruneCodec, PublicSubspaceCodec, RowPcaCodec, TopKCodec
+from privet.codec_config import (
+    AutoencoderCodec,
+    CodecConfig,
+    PruneCodec,
+    PublicSubspaceCodec,
+    RowPcaCodec,
+    TopKCodec,
+)
 from privet.codecs import (
     Codec,
     Fidelity,
@@ -22,11 +29,15 @@ from privet.codecs import (
     aggregate,
     build,
     check_sound,
+    check_works,
     gate,
     reconstruction,
 )
+from privet.codecs.allocation import PerTensor
+from privet.codecs.base import dimension_of
 from privet.codecs.fidelity import control_for
 from privet.codecs.training import Epoch
+from privet.errors import PrivetError
 from privet.pipeline import Floats
 from privet.privacy.events import NoGuarantee
 from privet.systems.base import Preparation
@@ -160,8 +171,28 @@ class CodecSchedule:
         return codec
 
     def check(self, codec: Codec) -> None:
-        """Refuse a codec that this run cannot use soundly; clients ask this of what they are sent."""
+        """Refuse a codec that this run cannot use, or not soundly; clients ask this of what they are sent.
+
+        Raises:
+            PrivetError: if it is not of the kind that the run is configured with, is unsound, belongs to another
+                adapter, has codes of an impossible length, or fails when it is used.
+        """
+        parts = [part for part, _ in codec.parts] if isinstance(codec, PerTensor) else [codec]
+        if unknown := {part.kind for part in parts} - {self.config.kind, "identity"}:
+            raise PrivetError(
+                "is not the run's",
+                field="codec.kind",
+                given=", ".join(sorted(unknown)),
+                allowed=self.config.kind,
+            )
         check_sound(codec, private=self.private, sealed=self.sealed)
+        check_works(codec, dimension_of(self.layout), self._longest)
+
+    @property
+    def _longest(self) -> int:
+        """Numbers that a code has at most: those of the adapter, and what blocks of an autoencoder are padded with."""
+        padding = self.config.block * len(self.layout) if isinstance(self.config, AutoencoderCodec) else 0
+        return dimension_of(self.layout) + padding
 
     def _measure(self, codec: Codec, updates: Floats, what: str) -> None:
         """The fidelity gate, on updates that may be looked at freely."""

@@ -300,8 +300,11 @@ def _reasons(failed: Any) -> str:
 
 
 def _mostly_refused(replies: Replies) -> bool:
-    """Whether more than half of those asked answered that they do not, or with something of another form."""
-    refused = sum(reason.startswith(("refused", "malformed")) for reason in replies.failed.values())
+    """Whether more than half of those asked answered that they do not or could not, or with something of another form.
+
+    The silent are not counted: nothing says that it is for what they were asked.
+    """
+    refused = sum(reason.startswith(("refused", "malformed", "failed")) for reason in replies.failed.values())
     return 2 * refused > len(replies.ok) + len(replies.failed)
 
 

@@ -7,23 +7,47 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.toy import config, examples, federation, split
+from support.toy import DIMENSION, config, examples, federation, split
 
+from privet import wire
+from privet.aggregate import state_schema
+from privet.codecs import pack
+from privet.codecs.random_projection import RandomProjection
 from privet.config import Dropout
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.messages import FINISH, OPEN, ROUND, TAG
-from privet.server import OTHER_STATE
+from privet.protocol import Replies, RoundId
+from privet.sealing.base import SealingRefused
+from privet.server import OTHER_STATE, _mostly_refused
 from privet.wire import Body
 
 CHEAT = 0
 """The lowest number is asked first to open the sum."""
 
 
-def encrypted(cheat: Callable[[str, Body, dict[str, Any]], Body], **schedule: Any) -> Federation:
+class Account:
+    """A site's guard that counts what it is charged."""
+
+    def __init__(self) -> None:
+        self.charged: list[RoundId] = []
+
+    def admit(self, due: RoundId) -> None:
+        self.charged.append(due)
+
+
+def encrypted(
+    cheat: Callable[[str, Body, dict[str, Any]], Body], codec: dict[str, Any] | None = None, **schedule: Any
+) -> Federation:
     """Five clients, of which four are demanded; ``cheat`` changes the answers of one of them."""
-    asked = config(sealing={"kind": "encrypted"}, schedule={"rounds": 3, "min_survivors": 4, **schedule})
+    asked = config(
+        sealing={"kind": "encrypted"},
+        schedule={"rounds": 3, "min_survivors": 4, **schedule},
+        codec=codec or {"kind": "identity"},
+    )
     f = federation(asked, split(examples(60), 5))
+    for client in f.clients.values():
+        client.guard = Account()
     honest = f.clients[CHEAT].handle
     f.clients[CHEAT].handle = lambda op, body: cheat(op, body, dict(honest(op, body)))  # type: ignore[method-assign]  # cheats
     return f
@@ -39,6 +63,12 @@ def told_by(f: Federation) -> list[tuple[str, dict[str, Any]]]:
 
 def rounds(told: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
     return [facts for kind, facts in told if kind == "round"]
+
+
+def charges(f: Federation) -> list[list[int]]:
+    """Rounds that each honest site was charged for."""
+    accounts = [client.guard for party, client in f.clients.items() if party != CHEAT]
+    return [[due.number for due in each.charged] for each in accounts if isinstance(each, Account)]
 
 
 def agree(f: Federation) -> bool:
@@ -75,6 +105,60 @@ def test_a_state_that_the_others_refuse_is_opened_anew_by_the_next(lie: dict[str
     assert openers == [0, 1] * 3 if "state" in lie else [0, 1, 0, 1, 0]
     assert set(told[-1][1]["holders"]) >= {1, 2, 3, 4}
     assert agree(f)
+
+
+PROJECTION: dict[str, Any] = {"kind": "random_projection", "ratio": 4, "allow_useless": True}
+BROKEN_CODEC: dict[str, Any] = {**pack(RandomProjection(DIMENSION, 5, 1)), "codec": b"{}"}
+ONES = np.ones(DIMENSION, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("lie", "codec"),
+    [
+        ({"rounds": 1 << 40}, None),
+        ({"rounds": 1 << 40, **BROKEN_CODEC}, None),
+        ({"rounds": 0}, None),
+        ({"steps": (1 << 63) - 1}, None),
+        ({"flat": ONES * np.inf}, None),
+        ({"first": ONES * np.nan}, None),
+        ({"second": -ONES}, None),
+        ({"gathered": np.ones(DIMENSION + 1, np.float32)}, None),
+        ({"gathered": ONES}, None),
+        (pack(RandomProjection(DIMENSION, 5, 1)), None),
+        (pack(RandomProjection(DIMENSION + 7, 6, 1)), PROJECTION),
+        ({"codec": b"[" * 200_000}, PROJECTION),
+    ],
+)
+def test_one_state_that_cannot_be_gone_on_with_costs_one_attempt_and_no_charge(
+    lie: dict[str, Any], codec: dict[str, Any] | None
+) -> None:
+    """Whoever sealed it is silent from then on: the others have to find their way back by themselves."""
+    gone: list[str] = []
+
+    def cheat(op: str, body: Body, answer: dict[str, Any]) -> Body:
+        if gone:
+            raise SealingRefused("gone")
+        if op != OPEN or body["number"] != 1:
+            return answer
+        gone.append(op)
+        cheater = f.clients[CHEAT]
+        state = wire.decode(cheater.aggregator.to_bytes(), state_schema(DIMENSION))
+        assert cheater.sealing.states is not None
+        return {**answer, "state": cheater.sealing.states.seal(wire.encode({**state, **lie}), 2)}
+
+    f = encrypted(cheat, codec, rounds=4)
+    told = told_by(f)
+    assert f.server.progress.number == 4
+    assert [row["attempt"] for row in rounds(told)] == [0, 0, 1, 0]
+    assert charges(f) == [[0, 1, 2, 3]] * 4
+    assert told[-1] == ("finished", {"holders": [1, 2, 3, 4]})
+    assert agree(f)
+
+
+def test_a_state_that_makes_most_clients_fail_is_opened_anew_too() -> None:
+    """What no check foresaw: an engine tells no more than the type of an error."""
+    assert _mostly_refused(Replies({0: {}}, {1: "failed: ValueError", 2: "failed: ValueError"}))
+    assert not _mostly_refused(Replies({0: {}}, {1: "failed: ValueError", 2: "no answer"}))
 
 
 def test_the_silent_are_not_taken_for_clients_that_refuse_the_state() -> None:

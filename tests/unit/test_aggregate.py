@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from support.toy import DIMENSION, Floats, ToyTrainer, config, examples, federation, split
 
+from privet.aggregate import state_schema
 from privet.config import LocalConfig
+from privet.errors import PrivetError
 from privet.federation import Federation
-from privet.protocol import RoundId
-from privet.wire import WireError
+from privet.protocol import RoundAborted, RoundId
+from privet.wire import WireError, decode, encode
 
 PARTS = split(examples(60), 3)
 LOCAL = {"steps": 3, "learning_rate": 0.05}
@@ -90,6 +92,52 @@ def test_a_state_of_another_adapter_is_refused() -> None:
     aggregator.flat = np.zeros(DIMENSION + 1, np.float32)
     with pytest.raises(WireError):
         aggregator.restore(saved)
+
+
+@pytest.mark.parametrize("receives", [False, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codec": b"{}"},
+        {"codec": b'{"kind":"identity","dimension":25}'},
+        {"steps": 7},
+        {"gathered": np.ones(DIMENSION, np.float32)},
+        {"gathered": np.ones(DIMENSION - 1, np.float32)},
+        {"first": np.ones(0, np.float32)},
+    ],
+)
+def test_a_state_that_is_refused_changes_nothing(wrong: dict[str, Any], receives: bool) -> None:
+    """Not even a part of it: rounds that nobody has been in would be sealed for the others."""
+    asked: dict[str, Any] = {"rounds": 3, "server": {"kind": "adam", "learning_rate": 1.0}}
+    ahead, aggregator = (fedavg(**asked).server.aggregator for _ in range(2))
+    assert ahead is not None
+    assert aggregator is not None
+    ahead.apply(RoundId(0), np.arange(DIMENSION, dtype=np.int64) << 18)
+    numbers = {"codec_float32": np.float32, "codec_int32": np.int32, "codec_uint8": np.uint8}
+    body = {**decode(ahead.to_bytes(), state_schema(DIMENSION)), **wrong}
+    if "codec" in body:
+        body |= {name: np.zeros(0, dtype) for name, dtype in numbers.items()}
+    before = aggregator.to_bytes()
+    with pytest.raises((WireError, RoundAborted, PrivetError)):
+        aggregator.receive(encode(body), 1) if receives else aggregator.restore(encode(body))
+    assert aggregator.to_bytes() == before
+    aggregator.receive(ahead.to_bytes(), 1)
+    assert aggregator.to_bytes() == ahead.to_bytes()
+
+
+def test_a_state_of_other_rounds_or_with_infinities_is_not_received() -> None:
+    """A run of one's own that diverged is taken up where it stands."""
+    ahead, aggregator = (fedavg(rounds=3).server.aggregator for _ in range(2))
+    assert ahead is not None
+    assert aggregator is not None
+    with pytest.raises(WireError, match="wrong-round"):
+        aggregator.receive(ahead.to_bytes(), 1)
+    ahead.flat[3] = np.nan
+    with pytest.raises(WireError, match="not-finite"):
+        aggregator.receive(ahead.to_bytes(), 0)
+    assert np.isfinite(aggregator.flat).all()
+    aggregator.restore(ahead.to_bytes())
+    assert np.isnan(aggregator.flat[3])
 
 
 @pytest.mark.parametrize(("kind", "moments"), [("average", 0), ("momentum", 1), ("adam", 2)])

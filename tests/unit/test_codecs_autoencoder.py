@@ -237,6 +237,7 @@ def test_impossible_ratios_and_weights_are_refused(trained: dict[str, Autoencode
         {"picture.0": np.zeros((3, 64), np.int64)},
         {"block": 60},
         {"block_size": 5},
+        {"block_size": 1 << 24},
         {"weight.project.weight": np.zeros((2, 2), np.float32)},
     ):
         with pytest.raises(RoundAborted):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from privet.codecs import ErrorFeedback, Identity, Provenance, check_error_feedback, check_sound, from_body
+from privet.codecs import (
+    ErrorFeedback,
+    Identity,
+    Provenance,
+    check_error_feedback,
+    check_sound,
+    from_body,
+    unpack,
+)
 from privet.codecs.base import size_for
 from privet.codecs.count_sketch import CountSketch
+from privet.codecs.message import POOLS
 from privet.codecs.prune import Prune, pruned_share
 from privet.codecs.public_subspace import PublicSubspace
 from privet.codecs.random_projection import RandomProjection
@@ -222,6 +233,27 @@ def test_a_codec_with_batch_norm_over_clients_is_refused() -> None:
 def test_a_broken_message_makes_no_codec(broken: dict[str, object]) -> None:
     with pytest.raises(RoundAborted):
         from_body(broken)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 200_000,
+        b'{"kind":' * 100_000,
+        b'{"kind":"per_tensor","dimension":-4,"parts":0,"provenance":"SEED"}',
+        b'{"kind":"per_tensor","dimension":1000000000000000,"parts":0,"provenance":"SEED"}',
+        b'{"kind":"public_subspace","basis":{"dtype":"float32","shape":[0,36893488147419103232]},"provenance":"SEED"}',
+        b'{"kind":"random_projection","dimension":4,"size":2,"seed":0,"scale":{"dtype":"float32","shape":[]}}',
+        b'{"kind":"top_k","choice":"public","dimension":3,"support":{"dtype":[],"shape":[0]}}',
+        b'{"kind":"autoencoder","network":"mlp","dimension":9000000000000000000,"block":1,"block_size":1,"pictures":0,'
+        b'"provenance":"SEED"}',
+    ],
+)
+def test_a_header_of_any_form_makes_a_codec_or_is_refused(header: bytes) -> None:
+    """Whoever takes a codec knows two ways in which it is none; another would be a crash, and count as one."""
+    pools: dict[str, Any] = {name: np.zeros(0, dtype) for dtype, name in POOLS.items()}
+    with pytest.raises(RoundAborted):
+        unpack({"codec": header, **pools})
 
 
 def test_error_feedback_returns_what_was_lost() -> None:

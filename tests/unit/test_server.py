@@ -92,6 +92,24 @@ def test_a_run_that_diverges_ends_without_a_stack_trace(
     assert json.loads((tmp_path / "run" / "result.json").read_text())["after"]["nll"] is None
 
 
+def test_a_run_that_diverges_under_encryption_stops_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clients go on with nothing that is not finite, whoever opened it, and their sites are not charged for it."""
+    with np.errstate(all="ignore"):
+        result = started(
+            tmp_path,
+            monkeypatch,
+            system={"kind": "fedavg"},
+            privacy=None,
+            sealing={"kind": "encrypted"},
+            schedule={"server": {"kind": "average", "learning_rate": 1e60}},
+        )
+    assert result["rounds"] == 1
+    assert "refused: not-finite" in result["stopped"]
+    assert result["after"]["nll"] is None
+
+
 def test_a_run_with_a_test_seed_has_no_epsilon_in_any_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from privet.codecs.base import (
     Provenance,
     Sensitivity,
     check_sound,
+    check_works,
     dimension_of,
     slices_of,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "build",
     "check_error_feedback",
     "check_sound",
+    "check_works",
     "dimension_of",
     "fields",
     "from_body",

@@ -122,10 +122,13 @@ class Autoencoder:
 
         from privet.codecs.networks import build
 
-        net = build(self.network, self.block, self.block_size, seed=0)
-        wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+        # Its shapes first, which take no memory: whoever sent the codec chose how large the network is.
+        with torch.device("meta"):
+            shapes = build(self.network, self.block, self.block_size, seed=0)
+        wanted = {name: tuple(value.shape) for name, value in shapes.state_dict().items()}
         if wanted != {name: value.shape for name, value in self.weights.items()}:
             raise RoundAborted("codec message: the weights do not fit the network")
+        net = build(self.network, self.block, self.block_size, seed=0)
         weights: dict[str, Tensor] = {n: torch.from_numpy(w.copy()) for n, w in self.weights.items()}
         net.load_state_dict(weights)
         return net.eval()
@@ -164,7 +167,8 @@ class Autoencoder:
         held_positions = np.sort(
             np.concatenate([p.reshape(-1) for p in pictures] or [np.array([], np.int64)])
         )
-        if not np.array_equal(held_positions[held_positions >= 0], np.arange(dimension)):
+        held_positions = held_positions[held_positions >= 0]
+        if len(held_positions) != dimension or not np.array_equal(held_positions, np.arange(dimension)):
             raise RoundAborted("codec message: the pictures do not hold each number once")
         sides = (1, block) if network == "mlp" else (block, block)
         if block < 1 or any(p.shape[0] % sides[0] or p.shape[1] % sides[1] for p in pictures):

@@ -250,3 +250,36 @@ def check_sound(codec: Codec, *, private: bool, sealed: bool) -> None:
             allowed="codecs from a seed, public data, or noised statistics",
             hint="train it on samples from stage 1 (system `dr_encoder`), or drop the privacy section",
         )
+
+
+def check_works(codec: Codec, dimension: int, longest: int) -> None:
+    """Refuse a codec that would fail where it is used; what a party sent may be anything that has a codec's form.
+
+    It encodes an update of zeros and decodes the code: parts that do not fit each other show in their shapes, numbers
+    that are not finite in a product with zero.
+
+    Args:
+        codec: The codec.
+        dimension: D.
+        longest: Numbers in a code at most.
+
+    Raises:
+        PrivetError: if it belongs to another adapter, its codes are empty or longer, or it fails.
+    """
+    if codec.dimension != dimension:
+        raise PrivetError(
+            "belongs to another adapter", field="codec", given=codec.dimension, allowed=f"{dimension} numbers"
+        )
+    if not 1 <= codec.size <= longest:
+        raise PrivetError("is no size of a code", field="codec", given=codec.size, allowed=f"1 to {longest}")
+    try:
+        with np.errstate(all="ignore"):
+            code = codec.encode(np.zeros((1, dimension), np.float32))
+            decoded = codec.decode(code[0])
+    except Exception as error:  # numpy and torch raise what they like of parts that do not fit
+        raise PrivetError("fails", field="codec", given=f"{codec.kind}: {type(error).__name__}") from None
+    fits = code.shape == (1, codec.size) and decoded.shape == (dimension,)
+    if not (fits and np.isfinite(code).all() and np.isfinite(decoded).all()):
+        raise PrivetError(
+            "does not give finite codes of the length that it says", field="codec", given=codec.kind
+        )

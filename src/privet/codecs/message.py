@@ -25,6 +25,7 @@ from privet.codecs.prune import Prune
 from privet.codecs.public_subspace import PublicSubspace
 from privet.codecs.random_projection import RandomProjection
 from privet.codecs.row_pca import RowPca
+from privet.errors import PrivetError
 from privet.protocol import RoundAborted, as_array
 from privet.wire import Array, Blob, Body, Kind, UpTo
 
@@ -61,7 +62,10 @@ def from_body(body: Mapping[str, Any]) -> Codec:
 
 
 def _per_tensor(body: Mapping[str, Any]) -> PerTensor:
-    dimension, parts, taken = body_int(body, "dimension"), [], np.zeros(body_int(body, "dimension"), np.bool_)
+    dimension, parts = body_int(body, "dimension"), []
+    if not 0 < dimension < 1 << 31:
+        raise RoundAborted("codec message: no adapter has so many values")
+    taken = np.zeros(dimension, np.bool_)
     for index in range(body_int(body, "parts")):
         part = parts_of_body(body, index)
         spans = as_array(part, "spans")
@@ -103,7 +107,19 @@ def unpack(body: Mapping[str, Any]) -> Codec:
 
     Raises:
         RoundAborted: if the header and the arrays do not fit each other, or make no codec.
+        PrivetError: if they make one that cannot be.
     """
+    try:
+        return _unpack(body)
+    except (RoundAborted, PrivetError):
+        raise
+    except (
+        Exception
+    ):  # of shapes, sizes and nesting that another party chose, numpy and json raise what they like
+        raise RoundAborted("codec message: its parts make no codec") from None
+
+
+def _unpack(body: Mapping[str, Any]) -> Codec:
     raw = body.get(HEADER)
     try:
         header = json.loads(raw if isinstance(raw, bytes) else b"")

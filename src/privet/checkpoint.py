@@ -13,12 +13,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from privet import wire
 from privet.aggregate import state_schema
 from privet.errors import PrivetError
 from privet.privacy.ledger import Ledger
 from privet.protocol import RoundId
 from privet.run_folder import RunFolder
+from privet.sealing.roster import LARGEST_ROSTER
 from privet.sealing.state_seal import most_sealed_bytes
 from privet.server import Progress, Server
 from privet.wire import Body
@@ -45,11 +48,12 @@ def _schema(most_state_bytes: int) -> wire.Schema:
         "state": wire.Blob(most_state_bytes),
         "ledger": wire.Blob(_MAX_LEDGER_BYTES),
         "size": whole,
+        "doubted": wire.Array("int64", (wire.UpTo(LARGEST_ROSTER),)),
         "bytes_up": whole,
         "bytes_down": whole,
         "seconds": wire.Real(),
     }
-    return wire.Schema(fields)
+    return wire.Schema(fields, optional=frozenset({"doubted"}))  # absent in checkpoints of earlier versions
 
 
 def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, Any]) -> None:
@@ -72,6 +76,7 @@ def save(folder: RunFolder, server: Server, *, config: str, totals: dict[str, An
         "state": server.aggregator.to_bytes() if server.aggregator else server.sealed_state,
         "ledger": json.dumps(server.ledger.to_json()).encode(),
         "size": server.size,
+        "doubted": np.array(server.doubted, np.int64),
         "bytes_up": int(totals["bytes_up"]),
         "bytes_down": int(totals["bytes_down"]),
         "seconds": float(totals["seconds"]),
@@ -106,6 +111,7 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     except (wire.WireError, PrivetError) as error:
         raise _unusable(path, str(error)) from None
     server.size = body["size"]
+    server.doubted = [int(party) for party in body.get("doubted", ())]
     charged = RoundId(body["charged_number"], body["charged_attempt"]) if body["charged"] else None
     server.progress = Progress(body["number"], body["attempt"], charged)
     return {name: body[name] for name in ("bytes_up", "bytes_down", "seconds")}

@@ -184,7 +184,8 @@ class Client:
         """The adapter of a question: in the clear, or sealed by the client that opened the last sum.
 
         Raises:
-            SealingRefused: if it is not of this round, damaged, or comes with a codec that this run cannot use.
+            SealingRefused: if it is not of this round, damaged, comes with a codec that this run cannot use, or has
+                contributions of another size than the question says: the server would have no use for this one.
         """
         try:
             self._take(rounds, body)
@@ -197,6 +198,8 @@ class Client:
             raise SealingRefused(UNKNOWN_CODEC, "the question's codec has not come here yet") from None
         except PrivetError:
             raise SealingRefused("unsound-codec", "the question's codec is refused in this run") from None
+        if body.get("size", self.aggregator.size) != self.aggregator.size:
+            raise SealingRefused("other-size", "the state is of another codec than the question says")
 
     def _take(self, rounds: int, body: Body) -> None:
         if "adapter" in body:

@@ -46,11 +46,12 @@ def own_schemas(dimension: int, state_bytes: int, *, encrypted: bool) -> dict[st
         question = Schema({**where, "adapter": adapter, **codec}, optional=frozenset(codec))
         return {ENROL: enrol, ROUND: Message(question, nothing)}
     state, tag = Blob(most_sealed_bytes(state_bytes)), Blob(HASH_BYTES, HASH_BYTES)
-    question = Schema({**where, "state": state}, optional=frozenset({"state"}))
+    size = Whole(1, longest_code(dimension))
+    question = Schema({**where, "size": size, "state": state}, optional=frozenset({"state"}))
     return {
         ENROL: enrol,
         ROUND: Message(question, nothing),
-        OPEN: Message(nothing, Schema({"state": state, "size": Whole(1, longest_code(dimension))})),
+        OPEN: Message(nothing, Schema({"state": state, "size": size})),
         FINISH: Message(Schema({"rounds": _NUMBER, "state": state}), Schema({TAG: tag})),
     }
 

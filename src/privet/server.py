@@ -59,12 +59,14 @@ class Handed:
     Attributes:
         ciphertext: The sum.
         message: Schemas of question and answer.
-        openers: Survivors that were not asked to open it yet.
+        openers: Survivors that were not asked to open it yet, in the order in which they will be.
+        opener: The one that opened it last.
     """
 
     ciphertext: Body
     message: Message
     openers: list[int]
+    opener: int | None = None
 
 
 @dataclass
@@ -86,6 +88,8 @@ class Server:
         summed: Schema of a sum of a number of values, for the designated client.
         size: Values in a contribution to the round that is due.
         sealed_state: The state as the designated client sealed it; the server passes it on and cannot read it.
+        doubted: Clients whose state most others refused, the last one last. They are asked to open a sum only after
+            everybody else. It may well be the others that lie, so nothing but the order hangs on it.
         save: Writes a checkpoint; when it returns, the state survives a power failure.
         observe: Told of what happens, for people to look at.
         progress: Where the run stands.
@@ -107,6 +111,7 @@ class Server:
     observe: Callable[[str, dict[str, Any]], None] = lambda kind, facts: None
     progress: Progress = field(default_factory=Progress)
     sealed_state: bytes = b""
+    doubted: list[int] = field(default_factory=list)
     size: int = 0
     _failures: int = 0
     _holds: dict[int, bytes] = field(default_factory=dict)
@@ -180,7 +185,7 @@ class Server:
         replies = yield Ask(ROUND, question, to=parties, message=message)
         self._note_holders(question, replies)
         if len(replies.ok) < self.survivors_demanded:
-            again = _mostly_refused(replies) and (yield from self._have_opened())
+            again = yield from self._open_anew(replies)
             raise RoundAborted(
                 f"{len(replies.ok)} of {self.survivors_demanded} demanded contributions came "
                 f"({_reasons(replies.failed)})"
@@ -204,7 +209,8 @@ class Server:
             digest = self.aggregator.codec_digest
             known = all(party in self._absent or self._holds.get(party) == digest for party in parties)
             return self.aggregator.broadcast(with_codec=not known)
-        return {"state": self.sealed_state} if self.sealed_state else {}
+        # Whoever said how long a contribution is may have lied; who answers can see it, and is charged nothing then.
+        return {"size": self.size, **({"state": self.sealed_state} if self.sealed_state else {})}
 
     def _note_holders(self, question: Body, replies: Replies) -> None:
         """Who has the codec now.
@@ -236,36 +242,49 @@ class Server:
         return norm
 
     def _designate(self, opened: Opened) -> Steps[None]:
-        """Have the first survivor that answers open the sum and seal the new state."""
+        """Have a survivor open the sum and seal the new state: the lowest number that answers, the doubted last."""
         summed = self.summed(self.size)
         assert opened.ciphertext is not None, "a sum is opened here or handed on"
         assert summed is not None, "a level that hands sums on has their schema"
         message = Message(summed, self.messages[OPEN].reply)
-        self._handed = Handed(opened.ciphertext, message, list(opened.survivors))
+        order = {party: place for place, party in enumerate(self.doubted, start=1)}
+        openers = sorted(opened.survivors, key=lambda party: (order.get(party, 0), party))
+        self._handed = Handed(opened.ciphertext, message, openers)
         if not (yield from self._have_opened()):
             raise RoundAborted("no survivor opened the sum")
 
     def _have_opened(self) -> Steps[bool]:
-        """Have the next survivor open the last sum, if there is one; it is the same sum whoever opens it.
-
-        An opener may lie about the state, which only the other clients see: if most refuse, another is asked. The sum
-        is not on the disk, so a server that starts again in between cannot.
-        """
+        """Have the next survivor open the last sum, if there is one; it is the same sum whoever opens it."""
         while self._handed and self._handed.openers:
             party = self._handed.openers.pop(0)
             replies = yield Ask(OPEN, self._handed.ciphertext, to=(party,), message=self._handed.message)
             if party in replies.ok:
                 answer: dict[str, Any] = dict(replies.ok[party])
                 self.sealed_state, self.size = answer["state"], answer["size"]
+                self._handed.opener = party
                 return True
         return False
+
+    def _open_anew(self, replies: Replies) -> Steps[bool]:
+        """Have another survivor open the last sum if most refused what the last one made of it; whether one did.
+
+        An opener may lie about the state, which only the other clients see. The sum is not on the disk, so a server
+        that starts again in between cannot ask another.
+        """
+        if self._handed is None or self._handed.opener is None or not _mostly_refused(replies):
+            return False
+        self.doubted = [
+            *(party for party in self.doubted if party != self._handed.opener),
+            self._handed.opener,
+        ]
+        return (yield from self._have_opened())
 
     def _finish(self) -> Steps[None]:
         """Hand the last state to everybody, so that all end with the same adapter."""
         again = True
         while again:
             replies = yield Ask(FINISH, {"rounds": self.progress.number, "state": self.sealed_state})
-            again = _mostly_refused(replies) and (yield from self._have_opened())
+            again = yield from self._open_anew(replies)
             if again:
                 self.save(self)
         odd = _odd_ones_out({party: body[TAG] for party, body in replies.ok.items()})

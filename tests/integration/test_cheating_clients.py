@@ -88,23 +88,54 @@ def test_a_size_that_no_codec_has_is_refused_and_another_client_opens(size: int)
     assert agree(f)
 
 
-@pytest.mark.parametrize("lie", [{"state": bytes(400)}, {"size": 1 << 20}])
-def test_a_state_that_the_others_refuse_is_opened_anew_by_the_next(lie: dict[str, Any]) -> None:
-    """Also the last one, which no round follows."""
-    f = encrypted(lambda op, body, answer: {**answer, **lie} if op == OPEN else answer)
+@pytest.mark.parametrize(
+    ("lie", "since", "attempts", "openers"),
+    [
+        ({"state": bytes(400)}, 0, [0, 1, 0], [0, 1, 1, 1]),
+        ({"size": 1 << 20}, 0, [0, 1, 0], [0, 1, 1, 1]),
+        ({"state": bytes(400)}, 2, [0, 0, 0], [0, 0, 0, 1]),
+    ],
+)
+def test_a_state_that_the_others_refuse_is_opened_anew_by_the_next(
+    lie: dict[str, Any], since: int, attempts: list[int], openers: list[int]
+) -> None:
+    """Also the last one, which no round follows. Whoever lied is asked last from then on, and no site is charged."""
+    f = encrypted(
+        lambda op, body, answer: {**answer, **lie} if op == OPEN and body["number"] >= since else answer
+    )
     asked: list[tuple[str, int]] = []
     f.engine.tap = lambda op, party, question, answer: asked.append((op, party))  # type: ignore[attr-defined]  # local
     told = told_by(f)
     assert f.server.progress.number == 3
-    assert [row["attempt"] for row in rounds(told)] == [0, 1, 1]
-    assert [facts["reason"].endswith("opened the last sum") for kind, facts in told if kind == "aborted"] == [
-        True,
-        True,
-    ]
-    openers = [party for op, party in asked if op == OPEN]
-    assert openers == [0, 1] * 3 if "state" in lie else [0, 1, 0, 1, 0]
+    assert [row["attempt"] for row in rounds(told)] == attempts
+    reasons = [facts["reason"] for kind, facts in told if kind == "aborted"]
+    assert len(reasons) == sum(attempts)
+    assert all(reason.endswith("opened the last sum") for reason in reasons)
+    assert [party for op, party in asked if op == OPEN] == openers
+    assert f.server.doubted == [CHEAT]
     assert set(told[-1][1]["holders"]) >= {1, 2, 3, 4}
+    assert charges(f) == [[0, 1, 2]] * 4
     assert agree(f)
+
+
+def test_the_doubted_are_asked_after_all_others_and_whoever_lied_last_comes_last() -> None:
+    f = encrypted(lambda op, body, answer: answer, rounds=1)
+    f.server.doubted = [1, 0]
+    asked: list[int] = []
+    for party, client in f.clients.items():
+
+        def handle(op: str, body: Body, party: int = party, honest: Any = client.handle) -> Body:
+            if op == OPEN:
+                asked.append(party)
+                if party != 0:
+                    raise SealingRefused("busy")
+            answer: Body = honest(op, body)
+            return answer
+
+        client.handle = handle  # type: ignore[method-assign]  # watches
+    told_by(f)
+    assert asked == [2, 3, 4, 1, 0]
+    assert f.server.progress.number == 1
 
 
 PROJECTION: dict[str, Any] = {"kind": "random_projection", "ratio": 4, "allow_useless": True}

@@ -35,6 +35,7 @@ def test_a_server_comes_back_as_it_was(folder: RunFolder, seal: str) -> None:
     assert checkpoint.restore(folder, f.server, config=HASH) is None, "nothing there yet"
     f.engine.run(f.server.steps())
     f.server.progress.attempt = 2
+    f.server.doubted = [3, 1]
     checkpoint.save(folder, f.server, config=HASH, totals=TOTALS)
     other = made(sealing={"kind": seal}).server
     assert checkpoint.restore(folder, other, config=HASH) == TOTALS
@@ -43,6 +44,7 @@ def test_a_server_comes_back_as_it_was(folder: RunFolder, seal: str) -> None:
     assert other.ledger.to_json() == f.server.ledger.to_json()
     assert other.sealed_state == f.server.sealed_state
     assert other.size == f.server.size
+    assert other.doubted == [3, 1]
     if seal == "masked":
         assert other.aggregator is not None
         assert f.server.aggregator is not None

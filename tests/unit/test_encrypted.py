@@ -145,6 +145,47 @@ def test_a_maker_whose_key_nobody_can_open_is_passed_over(lie: str) -> None:
     assert len(names(clients[1:])) == 1
 
 
+def test_a_maker_that_wraps_rightly_for_one_alone_holds_up_nobody() -> None:
+    """The next one hands the key on in the same phase, and the first is asked last from then on."""
+    _, clients, server = cohort(6)
+    honest, made = clients[0].handle, []
+
+    def handle(op: str, body: Body) -> Body:
+        answer = honest(op, body)
+        if op == WRAP:
+            made.append(op)
+            answer["signatures"] = np.array(answer["signatures"])
+            answer["signatures"][1:, 0] ^= 1
+        return answer
+
+    clients[0].handle = handle  # type: ignore[method-assign]  # cheats
+    holders, asked = prepare(server, clients)
+    assert holders == (0, 1, 2, 3, 4, 5)
+    assert asked == [ADVERTISE, WRAP, ACCEPT, WRAP, ACCEPT]
+    assert len(names(clients)) == 1
+    server.keys.forget([5])
+    clients[5].keys._key = None
+    assert prepare(server, clients)[0] == (0, 1, 2, 3, 4, 5)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(("reason", "wraps"), [("refused", 4), ("silent", 1)])
+def test_a_receiver_that_takes_no_key_stays_without_it_alone(reason: str, wraps: int) -> None:
+    _, clients, server = cohort(5)
+    honest = clients[4].handle
+
+    def handle(op: str, body: Body) -> Body:
+        if op == ACCEPT:
+            raise SealingRefused("bad-signature")
+        return honest(op, body)
+
+    clients[4].handle = handle  # type: ignore[method-assign]  # cheats
+    silent = {ACCEPT: (4,)} if reason == "silent" else None
+    holders, asked = prepare(server, clients, silent=silent)
+    assert holders == (0, 1, 2, 3)
+    assert asked.count(WRAP) == wraps
+
+
 def test_a_holder_that_names_another_key_hands_nothing_on() -> None:
     _, clients, server = cohort()
     prepare(server, clients, silent={ADVERTISE: (3,)})

@@ -30,6 +30,8 @@ SECONDS_TO_ANSWER = 600.0
 SECONDS_TO_PROBE = 5.0
 """For a party that was away, while others hold the key: a dead site must not hold up every round."""
 
+_REFUSALS = ("refused", "malformed", "failed")
+
 
 class RunKeyServer:
     """The server's half: it relays, and remembers only who holds the key of which name.
@@ -45,6 +47,8 @@ class RunKeyServer:
         self.scope = scope_of(context, purpose)
         self._name = b""
         self._holders: set[int] = set()
+        self._doubted: set[int] = set()
+        """Makers whose key somebody refused; they are asked last. Forgotten when the server starts again."""
 
     @property
     def name(self) -> bytes:
@@ -92,9 +96,20 @@ class RunKeyServer:
         return tuple(sorted(self._holders))
 
     def _hand_on(self, adverts: Mapping[int, Mapping[str, Any]], missing: Sequence[int]) -> Steps[None]:
-        """Have one holder wrap the key; if nobody can open what it wrapped, the next one."""
-        for maker in sorted(self._holders) or list(missing):
-            receivers = [party for party in missing if party != maker]
+        """Have one holder after another wrap the key until all have it, also those that were just given it.
+
+        Whoever refuses a key may be lying, and so may its maker, who can wrap it rightly for some and not for others:
+        what one made is refused, another makes. The silent wait for the next round, or each maker would wait for them.
+        """
+        asked: set[int] = set()
+        waiting = list(missing)
+        while waiting:
+            makers = [party for party in self._holders or missing if party not in asked]
+            if not makers:
+                return
+            maker = min(makers, key=lambda party: (party in self._doubted, party))
+            asked.add(maker)
+            receivers = [party for party in waiting if party != maker]
             question: Body = {
                 "parties": np.array(receivers, np.int64),
                 "publics": byte_rows([adverts[p]["public"] for p in receivers], PUBLIC_KEY_BYTES),
@@ -119,11 +134,16 @@ class RunKeyServer:
             accepted = Replies({}, {})
             if handed:
                 accepted = yield Ask(ACCEPT, per_node=handed, to=tuple(handed), timeout=SECONDS_TO_ANSWER)
-            if not accepted.ok and any(reason.startswith("refused") for reason in accepted.failed.values()):
-                continue
-            self._name = answer["key"]
-            self._holders |= {maker, *accepted.ok}
-            return
+            waiting = [
+                party for party, reason in sorted(accepted.failed.items()) if reason.startswith(_REFUSALS)
+            ]
+            if waiting:
+                self._doubted.add(maker)
+            if accepted.ok or not waiting:
+                self._name = answer["key"]
+                self._holders |= {maker, *accepted.ok}
+            elif not self._holders:
+                waiting.append(maker)  # nobody took the key that it made, so it has to take another's
 
 
 def run_key_messages(parties: int, attachment_bytes: int) -> dict[str, Message]:

@@ -11,6 +11,7 @@ from mutants.tests_that_notice import (
     ONE_NAME,
     OVER_POLICY,
     REPLAYED,
+    STARTS,
     UNPACKED,
 )
 
@@ -38,6 +39,20 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "an answer that was charged in one run given in another of its name",
         ("engines/party.py", "known != agreed.encode():", "False:"),
         tests=(ONE_NAME,),
+    ),
+    mutant(
+        "an answer begun as often as a server likes for one charge",
+        ("client.py", "        if starts != 1:", "        if not starts:"),
+        tests=(STARTS,),
+    ),
+    mutant(
+        "only the first start of an answer counted",
+        (
+            "client.py",
+            '        self.store.put(_CHARGED, mark + (starts + 1).to_bytes(8, "big"))',
+            '        if not starts:\n            self.store.put(_CHARGED, mark + (1).to_bytes(8, "big"))',
+        ),
+        tests=(STARTS,),
     ),
     mutant(
         "masks not bound to the run's configuration",

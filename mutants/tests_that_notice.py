@@ -49,6 +49,10 @@ CODE_COMPANY = "tests/unit/test_pipeline.py::test_a_unit_s_code_does_not_depend_
 OVER_POLICY = SITES + "test_a_run_over_a_sites_policy_is_refused_with_the_reason_on_both_sides"
 ALTERED = SITES + "test_an_answer_under_another_key_or_for_another_round_drops_its_site_out"
 REPLAYED = SITES + "test_envelopes_change_nothing_and_old_questions_are_refused"
+STARTS = (
+    "tests/unit/test_client.py::"
+    "test_an_answer_that_is_begun_more_often_than_one_crash_explains_is_charged_each_time"
+)
 ONE_NAME = SITES + "test_a_run_of_one_name_is_one_run"
 ONE_AGREEMENT = SITES + "test_a_server_that_tells_sites_of_different_runs_opens_nothing"
 FOREIGN_JOB = "tests/unit/test_flare_job.py::test_whatever_differs_from_it_is_refused"

@@ -137,15 +137,20 @@ class Client:
         return answer
 
     def _admit(self, guard: Guard, round_id: RoundId, question: bytes) -> None:
-        """Have the site's limits charge an answer, once.
+        """Have the site's limits charge an answer: once, and again if it is begun more often than one crash explains.
 
         An answer leaves only when it is on the disk, so a client that was killed after the charge and before that owes
-        the one answer that was charged, to that question, and charges nothing more for it.
+        the one answer that was charged, to that question, and begins it a second time for nothing. But each start draws
+        a batch and noise anew, and a server that can end the process could watch as many as it likes by the time that
+        they take. So every further start of the same answer is charged like another one. The number of starts is on
+        the disk before the start.
         """
         mark = b"".join([*(n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt)), question])
-        if self.store.get(_CHARGED) != mark:
+        kept = self.store.get(_CHARGED) or b""
+        starts = int.from_bytes(kept[len(mark) :], "big") if kept.startswith(mark) else 0
+        if starts != 1:
             guard.admit(round_id)
-            self.store.put(_CHARGED, mark)
+        self.store.put(_CHARGED, mark + (starts + 1).to_bytes(8, "big"))
 
     def _damaged(self, entry: str, error: wire.WireError) -> PrivetError:
         return PrivetError(

@@ -159,36 +159,81 @@ class Killed(BaseException):
     """As kill -9: nothing is caught, nothing is written any more."""
 
 
-def test_an_answer_that_a_kill_prevented_is_charged_once(
-    asked: tuple[Client, Body, list[int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def fails(client: Client, error: BaseException, body: Body) -> None:
+    """Ask a client that ends in the midst of its work."""
+
+    def contribute(*arguments: Any) -> Any:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Client, "_contribute", contribute)
+        with pytest.raises(type(error)):
+            client.handle("round", body)
+
+
+def test_an_answer_that_a_kill_prevented_is_charged_once(asked: tuple[Client, Body, list[int]]) -> None:
     client, question, _ = asked
     client.guard = account = Account()
     flat = np.array(question["adapter"]) + 1
-
-    def fails(error: BaseException, body: Body) -> None:
-        def contribute(self: Client, *arguments: Any) -> Any:
-            raise error
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Client, "_contribute", contribute)
-            with pytest.raises(type(error)):
-                client.handle("round", body)
-
-    fails(Killed(), question)
-    fails(Killed(), question)
+    fails(client, Killed(), question)
     assert account.charged == [RoundId(0)], "nothing left it"
     client.handle("round", question)
     client.handle("round", dict(question))
     assert account.charged == [RoundId(0)]
     # Another question, and whoever asks again after an error, which tells something of the records, pays again.
     later = {**question, "number": 1}
-    fails(Killed(), later)
-    fails(Killed(), {**later, "adapter": flat})
+    fails(client, Killed(), later)
+    fails(client, Killed(), {**later, "adapter": flat})
     assert account.charged[1:] == [RoundId(1)] * 2
-    fails(RuntimeError(), {**later, "adapter": flat})
+    fails(client, RuntimeError(), {**later, "adapter": flat})
     client.handle("round", {**later, "adapter": flat})
     assert account.charged[1:] == [RoundId(1)] * 3
+
+
+def test_an_answer_that_is_begun_more_often_than_one_crash_explains_is_charged_each_time(
+    asked: tuple[Client, Body, list[int]],
+) -> None:
+    """Each start draws a batch and noise anew: whoever can end the process would watch as many as it likes."""
+    client, question, _ = asked
+    client.guard = account = Account()
+    counts = []
+    for _ in range(5):
+        fails(client, Killed(), question)
+        counts.append(len(account.charged))
+    assert counts == [1, 1, 2, 3, 4]
+    client.handle("round", question)
+    client.handle("round", dict(question))
+    assert account.charged == [RoundId(0)] * 5
+    # One crash of the next answer costs nothing again.
+    later = {**question, "number": 1}
+    fails(client, Killed(), later)
+    client.handle("round", later)
+    assert account.charged[5:] == [RoundId(1)]
+
+
+def test_a_start_is_counted_on_the_disk_before_anything_is_drawn(
+    asked: tuple[Client, Body, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that costs nothing; a charge whose mark is lost with the process is made once more."""
+    client, question, draws = asked
+    client.guard = account = Account()
+
+    def full(store: MemoryStore, name: str, data: bytes) -> None:
+        raise Killed
+
+    for charged in (1, 2):
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryStore, "put", full)
+            with pytest.raises(Killed):
+                client.handle("round", question)
+        assert len(account.charged) == charged
+    fails(client, Killed(), question)
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(MemoryStore, "put", full)
+            with pytest.raises(Killed):
+                client.handle("round", question)
+    assert (len(account.charged), draws) == (3, [])
 
 
 def test_a_question_that_is_refused_for_itself_costs_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
+    AS_AUDITED,
     BATCHES,
     CHARGED_NOISE,
     CODE_COMPANY,
@@ -259,5 +260,15 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
         "a client's weight counted in its local steps too",
         ("work.py", 'scope=f"step/{number}/", weight=1.0,', 'scope=f"step/{number}/",'),
         tests=(WEIGHT_ONCE,),
+    ),
+    # --- audits
+    mutant(
+        "a rehearsal composed from its own few rounds",
+        (
+            "attacks/rehearsal.py",
+            "config = without_budget(stage.config)",
+            "config = without_budget(stage.config if rounds is None else with_schedule(stage.config, rounds=rounds))",
+        ),
+        tests=(AS_AUDITED,),
     ),
 )

@@ -63,3 +63,6 @@ TOO_LONG = (
     "tests/unit/test_material.py::test_records_longer_than_the_model_reads_are_refused_before_there_are_any"
 )
 WEIGHT_ONCE = "tests/unit/test_systems.py::test_a_client_s_weight_counts_once_in_its_local_steps"
+AS_AUDITED = (
+    "tests/integration/test_rehearsal.py::test_every_mechanism_of_a_rehearsal_is_that_of_the_audited_run"
+)

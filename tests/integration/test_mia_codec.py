@@ -74,7 +74,7 @@ def test_under_the_noise_that_is_charged_nobody_stands_out(attack: Any) -> None:
     rows = attack(cohorts(noised(trust={"colluders": 1}), 6), "noise", ALARM)
     assert {row.verdict for row in rows} == {"holds"}
     advantage = rows[1]
-    assert advantage.compared == pytest.approx(0.23, abs=0.03)
+    assert advantage.compared == pytest.approx(0.264, abs=0.003)
     assert advantage.low is not None
     assert advantage.low <= advantage.compared
     assert "would have raised an alarm" in rows[0].text

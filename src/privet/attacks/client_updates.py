@@ -95,7 +95,7 @@ def cohort(config: Config, material: Material, updates: Floats, seed: int) -> Co
     if config.privacy is not None:
         trust = config.privacy.trust.model_copy(update={"colluders": 0})
         config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"trust": trust})})
-    schedule = plain_schedule(config, layout_of(material), 1)
+    schedule = plain_schedule(config, layout_of(material), config.schedule.rounds)
     initial = material.trainer.backbone.initial_flat()
     stage = Stage(config, CanaryTrainer(dimension), initial, schedule)
     rehearsed = rehearse(stage, records, rounds=1, change=with_canaries)

@@ -73,13 +73,22 @@ class Rehearsed:
 
 
 @dataclass(frozen=True)
-class _Replaced(Resolved):
-    """A resolved configuration whose systems have something in the place of their work."""
+class _Rehearsal(Resolved):
+    """A resolved configuration whose systems have something in the place of their work, run for a few of its rounds.
+
+    The configuration keeps all of its planned rounds: the noise of a first stage is composed from them.
+    """
 
     change: Callable[[System], System] = lambda system: system
+    moving: int | None = None
 
     def compose(self, codec: CodecLike | None) -> System:
         return self.change(super().compose(codec))
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the protocol: those of the preparation, and those asked for that move the adapter."""
+        return super().rounds if self.moving is None else self.config.system.preparation_rounds + self.moving
 
 
 def rehearse(
@@ -96,14 +105,13 @@ def rehearse(
     Args:
         stage: What runs.
         records: Records by silo, in the order of party numbers.
-        rounds: Rounds, where not all of the configuration's.
+        rounds: Rounds after a preparation, where not all of the configuration's. Nothing else follows from it: codecs,
+            rates and every mechanism are those of the whole run.
         change: Replaces the work of each system that is composed, e.g. by canaries.
         prepare: Told of the federation before it runs, e.g. to let a client misbehave.
         micro_batch: Units in memory at once; the configuration's when absent.
     """
     config = without_budget(stage.config)
-    if rounds is not None:
-        config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"rounds": rounds})})
     known = resolve(
         config,
         dimension=len(stage.initial),
@@ -112,7 +120,7 @@ def rehearse(
         layout=stage.schedule.layout,
     )
     facts = {name: getattr(known, name) for name in ("config", "facts", "trust")}
-    resolved = _Replaced(**facts, system=change(known.system), change=change)
+    resolved = _Rehearsal(**facts, system=change(known.system), change=change, moving=rounds)
     size = micro_batch or config.engine.micro_batch
     places = [Workplace(name, stage.trainer, list(own), size) for name, own in records.items()]
     transcript = Transcript(sum_field(resolved, len(stage.initial)).bits)

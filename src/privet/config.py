@@ -333,10 +333,21 @@ def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
         config = Config.model_validate(raw)
     except ValidationError as e:
         raise ConfigError(source, mistaken + problems_of_fields(e, Config)) from None
-    problems = mistaken or [Problem(*row) for row in problems_of(config)]
+    if mistaken:
+        raise ConfigError(source, mistaken)
+    check(config, source)
+    return config
+
+
+def check(config: Config, source: str = "config") -> None:
+    """Refuse a configuration whose sections do not go together, also one that was changed after it was parsed.
+
+    Raises:
+        ConfigError: naming every broken rule.
+    """
+    problems = [Problem(*row) for row in problems_of(config)]
     if problems:
         raise ConfigError(source, problems)
-    return config
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:

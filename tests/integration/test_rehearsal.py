@@ -10,10 +10,10 @@ import pytest
 from support.encoder import CODEC, LAYOUT
 from support.toy import DIMENSION, ToyTrainer, config, examples, split
 
-from privet.attacks import canary_scores, client_updates, mia_gradient, poison_norm
+from privet.attacks import canary_scores, client_updates, control, mia_gradient, poison_norm
 from privet.attacks.audit_canary import Plan
 from privet.attacks.rehearsal import Rehearsed, Stage, everybody_in, plain_schedule, rehearse
-from privet.config import Config
+from privet.config import Config, ConfigError, NoSealing
 from privet.mechanism import GaussianMechanism
 from privet.resolve import resolve
 from privet.systems import System
@@ -41,6 +41,7 @@ RUNS = {
     "dr_encoder, clients": (STATISTICS, "client", "masked", CODEC),
     "dr_encoder, records": (STATISTICS, "record", "masked", CODEC),
     "dr_encoder, unsealed": (STATISTICS, "client", "none", CODEC),
+    "dr_encoder, unsealed records": (STATISTICS, "record", "none", CODEC),
 }
 Mechanism = tuple[float, float, float]
 
@@ -127,3 +128,46 @@ def test_a_rehearsal_may_be_longer_than_the_run() -> None:
     done = rehearse(stage, records, rounds=2)
     assert len(done.transcript.rounds) == 2 + 2
     assert of(done.resolved.system) == of(promised)
+
+
+def of_one_message(run: Config, parties: int = PARTIES) -> float:
+    """Standard deviation of the noise in one client's message, over the sensitivity."""
+    mechanism = resolve(run, dimension=DIMENSION, parties=parties, layout=LAYOUT).system.mechanism
+    assert mechanism is not None
+    return mechanism.share_std_steps / mechanism.grid.bound
+
+
+@pytest.mark.parametrize("colluders", [0, 1])
+@pytest.mark.parametrize("name", RUNS)
+def test_a_message_that_inversion_reads_under_noise_holds_the_noise_of_the_run_s_own(
+    name: str, colluders: int
+) -> None:
+    run = asked(name)
+    assert run.privacy is not None
+    trust = run.privacy.trust.model_copy(update={"colluders": colluders})
+    run = run.model_copy(update={"privacy": run.privacy.model_copy(update={"trust": trust})})
+    rehearsed = control.noised(run, 1.0, 4.0)
+    assert of_one_message(rehearsed) == of_one_message(run)
+    assert rehearsed.sealing == run.sealing
+
+
+def test_a_configuration_that_no_run_could_have_is_not_rehearsed() -> None:
+    run = asked("hedge, clients").model_copy(update={"sealing": NoSealing()})
+    schedule = plain_schedule(run, LAYOUT, 1)
+    stage = Stage(run, ToyTrainer(), np.zeros(DIMENSION, np.float32), schedule)
+    with pytest.raises(ConfigError, match="single shares"):
+        rehearse(stage, {f"silo{i}": part for i, part in enumerate(split(examples(64), PARTIES))})
+
+
+def test_a_setting_that_the_rules_forbid_is_not_applicable_with_the_rule_as_its_reason() -> None:
+    """A codec that is learned has no source in the control's plain averaging."""
+    asked_codec = control.coded(asked("dr_encoder, clients"), asked("dr_encoder, clients").codec)
+    stage = Stage(
+        asked_codec, ToyTrainer(), np.zeros(DIMENSION, np.float32), plain_schedule(asked_codec, LAYOUT, 2)
+    )
+    with pytest.raises(ConfigError) as refused:
+        rehearse(stage, {})
+    row = control.refused("invert.latent", "codec autoencoder", "a code", refused.value)
+    assert row.verdict == "not applicable"
+    assert row.text.startswith("Refused by the run itself: codec.kind learns from")
+    assert "\n" not in row.text

@@ -7,6 +7,7 @@ that are in take part in a party each; the attacker knows all candidates' update
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,14 @@ def candidate_updates(material: Material, count: int, batch: int, seed: int) -> 
     order = np.random.default_rng([seed, 5]).permutation(len(records))
     blocks = np.resize(order, (count, batch))
     return np.stack([-trainer.mean_gradient([records[i] for i in block]) for block in blocks])
+
+
+def without_noise(config: Config) -> Config:
+    """The positive control: the configuration with exact statistics, as ``dr_encoder`` was published."""
+    update: dict[str, Any] = {"privacy": None}
+    if config.system.kind == "dr_encoder":
+        update["system"] = config.system.model_copy(update={"faithful": True})
+    return config.model_copy(update=update)
 
 
 def cohort(config: Config, material: Material, updates: Floats, seed: int) -> Cohort:

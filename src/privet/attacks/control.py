@@ -19,6 +19,7 @@ from privet.attacks.transcript import RoundSeen
 from privet.codec_config import IdentityCodec, PruneCodec
 from privet.config import (
     Config,
+    ConfigError,
     LocalConfig,
     LoraConfig,
     MaskedSealing,
@@ -31,7 +32,7 @@ from privet.lora import AdapterLayout, LoraSpec, factors_of
 from privet.material import LoraTrainer, Material, answer_tokens, codec_schedule
 from privet.pipeline import Floats
 from privet.public_clip import median_length, public_gradients
-from privet.system_config import FedAvgConfig, HedgeConfig
+from privet.system_config import DpLoraConfig, FedAvgConfig, HedgeConfig, SystemConfig
 from privet.tokenise import Example
 from privet.train import Backbone
 
@@ -116,7 +117,9 @@ def public_texts(material: Material) -> list[tuple[int, ...]]:
 
 def refused(attack: str, setting: str, sees: str, error: PrivetError) -> Finding:
     """A setting that the product itself refuses to run."""
-    return not_applicable(attack, setting, sees, f"Refused by the run itself: {error.message}.")
+    broken = error.problems if isinstance(error, ConfigError) else ()
+    said = "; ".join(f"{each.path} {each.message}" for each in broken) or error.message
+    return not_applicable(attack, setting, sees, f"Refused by the run itself: {said}.")
 
 
 def clear(config: Config) -> Config:
@@ -168,21 +171,30 @@ def noised(config: Config, clip_norm: float, batch: float) -> Config:
     base = clear(config)
     assert config.privacy is not None, "a run without noise has no such setting"
     privacy: PrivacyConfig = config.privacy.model_copy(update={"clip_norm": clip_norm, "max_epsilon": None})
-    schedule = base.schedule
+    schedule, system = base.schedule, _one_stage(config)
     if config.schedule.sampling_rate is not None:
         changes: dict[str, Any] = {"sampling_rate": 1.0, "expected_batch": batch}
-        if config.system.kind != "dp_lora":
+        if system.kind != "dp_lora":
             changes["server"] = schedule.server.model_copy(update={"learning_rate": RATE})
         schedule = schedule.model_copy(update=changes)
     return base.model_copy(
         update={
-            # An encoder that is learned changes nothing of the noise, and the control is about the noise.
-            "system": HedgeConfig() if config.system.preparation_rounds else config.system,
+            "system": system,
             "privacy": privacy,
             "sealing": config.sealing,
             "schedule": schedule,
         }
     )
+
+
+def _one_stage(config: Config) -> SystemConfig:
+    """The run's system or, where it learns an encoder first, one that noises as much: the control is about the noise.
+
+    Without a seal every message of such a run holds all of the noise, as in ``dp_lora``; under one, a share.
+    """
+    if not config.system.preparation_rounds:
+        return config.system
+    return DpLoraConfig() if config.sealing.kind == "none" else HedgeConfig()
 
 
 def last_round(rehearsed: Rehearsed) -> RoundSeen:

@@ -20,7 +20,7 @@ from privet.attacks.transcript import Transcript
 from privet.codec_config import AutoencoderCodec
 from privet.codec_schedule import CodecSchedule
 from privet.codecs import Layout
-from privet.config import Config
+from privet.config import Config, check
 from privet.federation import Federation, Secrets, federate, sum_field
 from privet.pipeline import CodecLike, Floats
 from privet.privacy.ledger import Ledger
@@ -110,8 +110,12 @@ def rehearse(
         change: Replaces the work of each system that is composed, e.g. by canaries.
         prepare: Told of the federation before it runs, e.g. to let a client misbehave.
         micro_batch: Units in memory at once; the configuration's when absent.
+
+    Raises:
+        ConfigError: if the configuration, changed for the rehearsal, is one that no run could have.
     """
     config = without_budget(stage.config)
+    check(config, "the configuration of a rehearsal")
     known = resolve(
         config,
         dimension=len(stage.initial),

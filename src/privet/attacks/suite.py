@@ -290,7 +290,7 @@ class Auditor:
         updates = client_updates.candidate_updates(
             self.material, clients, 1 if by_record else RECORDS, self.seed
         )
-        settings = [("no noise", config.model_copy(update={"privacy": None}))]
+        settings = [("no noise", client_updates.without_noise(config))]
         if config.privacy is not None:
             settings.append(("this run's noise", config))
         attacks = [(mia_codec.findings, mia_codec.CANDIDATES)]

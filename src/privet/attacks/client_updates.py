@@ -1,12 +1,15 @@
 """Candidates for membership in a first stage: real updates of blocks of records, or gradients of single ones, in or out
 by coin.
 
-A candidate is one unit: a client whose update is a step along the mean gradient of a few records, or a record. Those
-that are in take part in a party each; the attacker knows all candidates' updates."""
+A candidate is one unit: a client whose update is a step along the mean gradient of a few records, or a record. Each has
+a party of its own, which holds nothing where the coin says out, so a coin is between two neighbours: its candidate and
+zero. Coins are fair and independent; were a fixed number in, a coin would swap one candidate with another, and a swap
+moves a sum by twice what is charged. The attacker knows all candidates' updates and the number of parties."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -31,7 +34,7 @@ from privet.systems.base import Preparation
 
 @dataclass(frozen=True)
 class Cohort:
-    """A run over a random half of the candidates.
+    """A run over the candidates whose coins say in.
 
     Attributes:
         updates: All candidates' updates, float32 [m, D].
@@ -81,8 +84,18 @@ def without_noise(config: Config) -> Config:
     return config.model_copy(update=update)
 
 
+def coins(count: int, seed: int) -> NDArray[np.bool_]:
+    """Who is in, bool [count]: a fair coin for each, so that also all or none may be."""
+    return np.random.default_rng([seed, 6]).random(count) < 0.5
+
+
+def subsets(count: int) -> NDArray[np.bool_]:
+    """All that the coins may say, bool [2^count, count]."""
+    return np.array(list(product([False, True], repeat=count)))
+
+
 def cohort(config: Config, material: Material, updates: Floats, seed: int) -> Cohort:
-    """Run the first stage of a configuration, and a round after it, over half of the candidates.
+    """Run the first stage of a configuration, and a round after it, over the candidates whose coins say in.
 
     Nobody colludes here and nobody is missing, so the opened sum holds just the noise that the ledger charges.
 
@@ -93,14 +106,13 @@ def cohort(config: Config, material: Material, updates: Floats, seed: int) -> Co
         seed: Draws the coins.
     """
     dimension = updates.shape[1]
-    half = np.arange(len(updates)) % 2 == 0
-    inside = np.random.default_rng([seed, 6]).permutation(half)
+    inside = coins(len(updates), seed)
     everywhere = np.arange(dimension)
     records = {
-        f"client{i}": [Canary(f"client{i}", dimension, everywhere, updates[i])]
-        for i in np.flatnonzero(inside)
+        f"client{i}": [Canary(f"client{i}", dimension, everywhere, updates[i])] if coin else []
+        for i, coin in enumerate(inside)
     }
-    config = with_schedule(everybody_in(config, float(half.sum())), min_survivors=None, weights=None)
+    config = with_schedule(everybody_in(config, len(updates) / 2), min_survivors=None, weights=None)
     if config.privacy is not None:
         trust = config.privacy.trust.model_copy(update={"colluders": 0})
         config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"trust": trust})})

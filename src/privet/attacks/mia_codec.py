@@ -1,8 +1,8 @@
 """``mia.codec``: was this client in it? Asked of the codec that a first stage made, from its weights alone.
 
 Training is a function of what the first stage opened, and its seed is public. So the attacker, who knows all
-candidates' updates, trains the codec again for every half of the candidates that could have been in, and looks which
-one treats updates as the opened codec does. Without noise that one is the truth. A codec that learned from noisy
+candidates' updates, trains the codec again for every set of candidates that could have been in, and looks which one
+treats updates as the opened codec does. Without noise that one is the truth. A codec that learned from noisy
 statistics is post-processing of them: its weights are covered by what they cost.
 
 (How well a codec keeps a candidate's update tells little: a network of a few kilobytes memorises nobody.)"""
@@ -10,19 +10,18 @@ statistics is post-processing of them: its weights are covered by what they cost
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.attacks.client_updates import Cohort
+from privet.attacks.client_updates import Cohort, subsets
 from privet.attacks.finding import Finding
 from privet.attacks.mia_gradient import Membership
 from privet.attacks.mia_gradient import findings as membership_findings
 from privet.pipeline import CodecLike
 
-CANDIDATES = 6
-"""Candidates of a run: three are in, the fewest that any seal hides anything of, and there are 20 such halves."""
+CANDIDATES = 4
+"""Candidates of a run: any of 16 sets of them may be in, and the codec of each is trained again."""
 
 
 def scores(cohorts: Sequence[Cohort]) -> Membership:
@@ -42,22 +41,21 @@ def _closeness(cohort: Cohort) -> NDArray[np.float64]:
     opened = cohort.rehearsed.transcript.rounds[-1].codec
     assert opened is not None, "the first stage made a codec"
     seen = _kept(opened, cohort)
-    halves = list(combinations(range(len(cohort.updates)), int(cohort.inside.sum())))
-    apart = np.array([np.linalg.norm(_kept(made_of(cohort, half), cohort) - seen) for half in halves])
+    sets = subsets(len(cohort.updates))
+    apart = np.array([np.linalg.norm(_kept(made_of(cohort, inside), cohort) - seen) for inside in sets])
     apart /= max(float(apart.mean()), 1e-30)  # zero where the codec does not depend on what was opened
-    within = np.array([[i in half for half in halves] for i in range(len(cohort.updates))])
-    return np.array([apart[~row].min() - apart[row].min() for row in within])
+    return np.array([apart[~within].min() - apart[within].min() for within in sets.T])
 
 
-def made_of(cohort: Cohort, half: Sequence[int]) -> CodecLike:
-    """The codec that the run would have made, had these candidates been in and nobody added noise."""
-    preparation, members = cohort.preparation, list(half)
+def made_of(cohort: Cohort, inside: NDArray[np.bool_]) -> CodecLike:
+    """The codec that the run would have made, had these candidates, bool [m], been in and nobody added noise."""
+    preparation = cohort.preparation
     if preparation.code is None:
-        gathered = np.tile(cohort.updates[members], (preparation.rounds, 1))
+        gathered = np.tile(cohort.updates * inside[:, None], (preparation.rounds, 1))
     else:
         scale = preparation.system.pipeline.rounding.denominator
-        gathered = cohort.messages()[members].sum(axis=0, keepdims=True) / np.float32(scale)
-    return cohort.schedule.learned(preparation, gathered, cohort.rehearsed.flat)
+        gathered = (inside @ cohort.messages())[None] / np.float32(scale)
+    return cohort.schedule.learned(preparation, gathered.astype(np.float32), cohort.rehearsed.flat)
 
 
 def _kept(codec: CodecLike, cohort: Cohort) -> NDArray[np.float64]:

@@ -5,8 +5,9 @@ Run ``python -m experiments.attacks.run``; it goes on where it stopped, and ends
 Each row is one configuration. Recall is that of private tokens from what its observer can open (single messages where
 nothing seals them, else the sum), on adapters where inversion works; AUC is that of ``mia.gradient`` and the epsilons
 are those of ``audit.canary``, on the row's own adapters, with every unit in every round. Where a first stage makes the
-codec, ``mia.statistics`` and ``mia.codec`` are there too, with this row's noise and without. The accounted epsilon
-beside the audited one is for exactly the rounds that were audited; that of the whole configuration stands beside it.
+codec, ``mia.statistics`` and ``mia.codec`` are there too, with this row's noise and without: runs whose candidates they
+named, and the epsilon that all their guesses prove. The accounted epsilon beside the audited one is for exactly the
+rounds that were audited; that of the whole configuration stands beside it.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
         auditor = Auditor(config, material, sizes, declared["seed"], (), lambda kind, facts: None)
         canary = auditor.canary_rows()[0]
         area = next(f for f in auditor.protected_membership() if f.metric == "AUC")
-        first = [f for f in auditor.first_stage_rows() if f.metric == "AUC"]
+        first = auditor.first_stage_rows()
         results.add(
             {
                 "codec": name,
@@ -88,7 +89,11 @@ def main() -> None:
                 "delta": config.privacy.delta if config.privacy else None,
                 "canary": numbers(canary),
                 "auc": numbers(area),
-                "first_stage": [{"attack": f.attack, **numbers(f)} for f in first],
+                # Two rows an attack and setting: runs that were named whole, and the epsilon that its guesses prove.
+                "first_stage": [
+                    {"attack": named.attack, "named": numbers(named), "proved": numbers(proved)}
+                    for named, proved in zip(first[::2], first[1::2], strict=True)
+                ],
                 "epsilon": whole(config, material),
                 "seconds": round(time.monotonic() - started, 1),
             }

@@ -14,7 +14,10 @@ HEAD = (
     "audited ε: 95 % lower bound", "accounted ε of the audited rounds", "audited ε: estimate, 95 % upper bound",
     "accounted ε of the run",
 )  # fmt: skip
-STAGE = ("row", "attack", "setting", "AUC [95 %]", "verdict")
+STAGE = (
+    "row", "attack", "setting", "runs named whole [95 %]", "coins guessed right", "ε: 95 % lower bound",
+    "accounted ε", "verdict",
+)  # fmt: skip
 
 
 def table(stored: dict[str, Any]) -> str:
@@ -69,7 +72,18 @@ def line(row: dict[str, Any]) -> tuple[str, ...]:
 
 def stage(name: str, found: dict[str, Any]) -> tuple[str, ...]:
     """One attack on a first stage."""
-    return name, f"`{found['attack']}`", found["setting"], bounded(found), found["verdict"]
+    named, proved = found["named"], found["proved"]
+    right = proved["samples"].removesuffix(" coins guessed right")
+    return (
+        name,
+        f"`{found['attack']}`",
+        named["setting"],
+        bounded(named),
+        right,
+        numbers.number(proved["low"]),
+        numbers.epsilon(proved["compared"]),
+        named["verdict"],
+    )
 
 
 def claim(rows: list[dict[str, Any]]) -> str:

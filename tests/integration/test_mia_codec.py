@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,8 @@ import pytest
 from support.encoder import LAYOUT, encoder
 from support.toy import DIMENSION
 
-from privet.attacks import client_updates, mia_codec, mia_statistics, statistics
+from privet.attacks import client_updates, mia_codec, mia_statistics, named_runs, statistics
 from privet.attacks.client_updates import Cohort, cohort, coins
-from privet.attacks.finding import Finding
 from privet.config import Config
 from privet.mechanism import GaussianMechanism
 from privet.privacy.two_stage import gaussian_delta
@@ -44,10 +44,6 @@ def exact(**system: Any) -> Config:
     return encoder(system=system, privacy=None, sealing={"kind": "none"})
 
 
-def area(rows: list[Finding]) -> Finding:
-    return next(row for row in rows if row.metric == "AUC")
-
-
 @pytest.mark.parametrize(
     "system", [{"kind": "dr_encoder", "faithful": True}, {"kind": "cg_fedllm", "collections": 2}]
 )
@@ -56,20 +52,31 @@ def test_a_codec_that_was_made_of_exact_values_names_its_clients(system: dict[st
     scored = mia_codec.scores(made)
     np.testing.assert_array_equal(scored.scores > 0, scored.inside)
     assert len({run.inside.sum() for run in made}) > 2, "any number of the candidates may be in"
-    found = area(mia_codec.findings(made, "no noise", ALARM))
+    found, proved = mia_codec.findings(made, "no noise", ALARM)
     assert found.control
-    assert found.verdict == "leaks"
-    assert found.value is not None
-    assert found.value > 0.95
-    assert found.samples == "13 members, 11 others"
+    assert proved.control
+    assert found.verdict == proved.verdict == "leaks"
+    assert found.value == 1.0
+    assert found.samples == "6 runs of 4 candidates"
+    assert proved.samples == "24 of 24 coins guessed right"
+    assert proved.value is not None
+    assert proved.value > 5
 
 
 def test_exact_statistics_name_their_clients() -> None:
-    found = area(
-        mia_statistics.findings(cohorts(exact(kind="dr_encoder", faithful=True), 6, 4), "no noise", ALARM)
-    )
-    assert found.verdict == "leaks"
+    made = cohorts(exact(kind="dr_encoder", faithful=True), 6, 4)
+    found, proved = mia_statistics.findings(made, "no noise", ALARM)
+    assert found.verdict == proved.verdict == "leaks"
     assert found.value == 1.0
+    assert proved.samples == "24 of 24 coins guessed right"
+
+
+def test_an_attack_that_fails_where_nothing_protects_shows_nothing() -> None:
+    made = cohorts(exact(kind="dr_encoder", faithful=True), 6, 4)
+    blind = mia_statistics.scores(made)
+    blind = replace(blind, scores=np.ones_like(blind.scores))
+    rows = named_runs.findings(blind, "no noise", attack="mia.statistics", sees="nothing", alarm=ALARM)
+    assert {row.verdict for row in rows} == {"not applicable"}
 
 
 def noised(**privacy: Any) -> Config:
@@ -79,12 +86,13 @@ def noised(**privacy: Any) -> Config:
 @pytest.mark.parametrize("attack", [mia_statistics.findings, mia_codec.findings])
 def test_under_the_noise_that_is_charged_nobody_stands_out(attack: Any) -> None:
     """The false alarm of these seeds is 5 %; that an alarm is possible is what the next test shows."""
-    rows = attack(cohorts(noised(trust={"colluders": 1}), 4), "noise", ALARM)
+    made = cohorts(noised(trust={"colluders": 1}), 4)
+    rows = attack(made, "noise", ALARM)
     assert {row.verdict for row in rows} == {"holds"}
-    advantage = rows[1]
-    assert advantage.compared == pytest.approx(0.25, abs=0.003)
-    assert advantage.low is not None
-    assert advantage.low <= advantage.compared
+    proved = rows[1]
+    assert proved.compared == made[0].rehearsed.ledger.epsilon().value == pytest.approx(2.613, abs=0.003)
+    assert proved.low is not None
+    assert proved.low <= proved.compared
     assert "would have raised an alarm" in rows[0].text
 
 

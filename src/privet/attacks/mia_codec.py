@@ -16,25 +16,23 @@ from numpy.typing import NDArray
 
 from privet.attacks.client_updates import Cohort, subsets
 from privet.attacks.finding import Finding
-from privet.attacks.mia_gradient import Membership
-from privet.attacks.mia_gradient import findings as membership_findings
+from privet.attacks.named_runs import Guessed, scores_of
+from privet.attacks.named_runs import findings as findings_of_runs
 from privet.pipeline import CodecLike
 
 CANDIDATES = 4
 """Candidates of a run: any of 16 sets of them may be in, and the codec of each is trained again."""
 
 
-def scores(cohorts: Sequence[Cohort]) -> Membership:
+def scores(cohorts: Sequence[Cohort]) -> Guessed:
     """How much closer the opened codec is to one that was made with each candidate than to any made without it."""
-    found = [_closeness(cohort) for cohort in cohorts]
-    inside = np.concatenate([cohort.inside for cohort in cohorts])
-    return Membership(np.concatenate(found), inside, cohorts[0].rehearsed)
+    return Guessed.of(cohorts, [_closeness(cohort) for cohort in cohorts])
 
 
 def findings(cohorts: Sequence[Cohort], setting: str, alarm: float) -> list[Finding]:
-    """AUC, advantage and TPR at 1 % FPR."""
+    """Runs that were named whole, and what the guesses prove."""
     sees = "the codec, and all candidates' updates"
-    return membership_findings(scores(cohorts), setting, sees=sees, alarm=alarm, attack="mia.codec")
+    return findings_of_runs(scores(cohorts), setting, attack="mia.codec", sees=sees, alarm=alarm)
 
 
 def _closeness(cohort: Cohort) -> NDArray[np.float64]:
@@ -43,8 +41,7 @@ def _closeness(cohort: Cohort) -> NDArray[np.float64]:
     seen = _kept(opened, cohort)
     sets = subsets(len(cohort.updates))
     apart = np.array([np.linalg.norm(_kept(made_of(cohort, inside), cohort) - seen) for inside in sets])
-    apart /= max(float(apart.mean()), 1e-30)  # zero where the codec does not depend on what was opened
-    return np.array([apart[~within].min() - apart[within].min() for within in sets.T])
+    return scores_of(apart, sets)
 
 
 def made_of(cohort: Cohort, inside: NDArray[np.bool_]) -> CodecLike:

@@ -1,9 +1,9 @@
 """``mia.statistics``: was this client, or record, in it? Asked of the statistics that stage 1 of ``dr_encoder`` opens.
 
-The attacker knows every candidate's update, so every candidate's message, and solves for which of them the
-opened sum is made of. Without noise that is exact for as many candidates as a message has numbers. So a run has
-that many candidates, and there are several runs, each with noise and coins of its own. A handful of means and
-standard deviations, however few, is no protection."""
+The attacker knows every candidate's update, so every candidate's message, and looks which candidates' messages add up
+to what is nearest to the opened sum: under equal noise the likeliest. Without noise that is exact, for as many
+candidates as a message has numbers in any case. So a run has that many candidates, and there are several runs, each
+with noise and coins of its own. A handful of means and standard deviations, however few, is no protection."""
 
 from __future__ import annotations
 
@@ -12,31 +12,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.attacks.client_updates import Cohort
+from privet.attacks.client_updates import Cohort, subsets
 from privet.attacks.finding import Finding
-from privet.attacks.mia_gradient import Membership
-from privet.attacks.mia_gradient import findings as membership_findings
+from privet.attacks.named_runs import Guessed, scores_of
+from privet.attacks.named_runs import findings as findings_of_runs
 
 
-def scores(cohorts: Sequence[Cohort]) -> Membership:
+def scores(cohorts: Sequence[Cohort]) -> Guessed:
     """Scores of all candidates from the rounds of the first stage of each run."""
-    found = [_solved(cohort) for cohort in cohorts]
-    inside = np.concatenate([cohort.inside for cohort in cohorts])
-    return Membership(np.concatenate(found), inside, cohorts[0].rehearsed)
+    return Guessed.of(cohorts, [_nearness(cohort) for cohort in cohorts])
 
 
 def findings(cohorts: Sequence[Cohort], setting: str, alarm: float) -> list[Finding]:
-    """AUC, advantage and TPR at 1 % FPR."""
+    """Runs that were named whole, and what the guesses prove."""
     sees = "the opened statistics, and all candidates' updates"
-    return membership_findings(scores(cohorts), setting, sees=sees, alarm=alarm, attack="mia.statistics")
+    return findings_of_runs(scores(cohorts), setting, attack="mia.statistics", sees=sees, alarm=alarm)
 
 
-def _solved(cohort: Cohort) -> NDArray[np.float64]:
-    codes = cohort.messages()
-    total = np.zeros(len(codes))
-    for seen in cohort.rehearsed.transcript.rounds[: cohort.preparation.rounds]:
-        if seen.total is None:
-            continue
-        opened = seen.total * seen.system.pipeline.rounding.grid.step
-        total += np.linalg.lstsq(codes.T.astype(np.float64), opened, rcond=None)[0]
-    return total
+def _nearness(cohort: Cohort) -> NDArray[np.float64]:
+    rounds = cohort.rehearsed.transcript.rounds[: cohort.preparation.rounds]
+    sums = [seen.total * seen.system.pipeline.rounding.grid.step for seen in rounds if seen.total is not None]
+    sets = subsets(len(cohort.updates))
+    expected = sets @ cohort.messages().astype(np.float64)
+    return scores_of(np.linalg.norm(expected - np.mean(sums, axis=0), axis=1), sets)

@@ -67,13 +67,17 @@ class Cohort:
 
 
 def candidate_updates(material: Material, count: int, batch: int, seed: int) -> Floats:
-    """Downhill mean gradients of blocks of training records at the start, float32 [count, D]."""
+    """Downhill mean gradients of blocks of training records at the start, float32 [n, D].
+
+    Blocks share no record, so n is ``count`` at most.
+    """
     trainer = material.trainer
     trainer.set_flat(trainer.backbone.initial_flat())
     records = [e for own in material.silos.values() for e in own]
     order = np.random.default_rng([seed, 5]).permutation(len(records))
-    blocks = np.resize(order, (count, batch))
-    return np.stack([-trainer.mean_gradient([records[i] for i in block]) for block in blocks])
+    blocks = order[: len(order) // batch * batch].reshape(-1, batch)[:count]
+    rows = [-trainer.mean_gradient([records[i] for i in block]) for block in blocks]
+    return np.stack(rows) if rows else np.zeros((0, trainer.dimension), np.float32)
 
 
 def without_noise(config: Config) -> Config:

@@ -20,6 +20,7 @@ from privet.tokenise import Example
 
 DECOYS = 99
 CLEAR = "one client's message, not sealed, no noise"
+FEW = "A silo has fewer records than this attack takes of each."
 Pick = Callable[[int, int], dict[str, list[Example]]]
 """A number of records of each of a few silos, from an offset on."""
 
@@ -46,8 +47,11 @@ class Inversions:
         """Single messages without protection, whole and pruned: the positive controls."""
         rows = []
         for batch in batches:
-            recalls = self._messages(control.clear(self.config), batch)
             setting = f"batch {batch}, both factors, first layers, second round"
+            if self._fewest(batch) < batch:
+                rows.append(not_applicable("invert.tokens", setting, CLEAR, FEW))
+                continue
+            recalls = self._messages(control.clear(self.config), batch)
             rows.append(invert_tokens.finding(setting, recalls, sees=CLEAR, control=True))
         recalls = self._messages(control.coded(self.config, control.pruned(0.5)), 1)
         setting = "batch 1, half of the coordinates pruned by a public mask"
@@ -88,26 +92,33 @@ class Inversions:
             return []
         prepared, trials, reason = self.prepared, [], None
         plain = self.config.sealing.kind == "none"
+        sees = "one client's message" if plain else "the opened sum"
+        setting = "this run's system, seal and noise; a record of each client in every round"
+        # Each trial has records of its own, a victim and its decoys: only so are trials independent.
+        drawn = self.pick(count * (1 + DECOYS), 40)
+        fewest = min(map(len, drawn.values()))
+        if fewest < 2:
+            return [not_applicable("invert.tokens", setting, sees, FEW)]
+        count = min(count, fewest // 2)
+        window = min(1 + DECOYS, fewest // count)
         config = control.noised(
             self.config, control.clip_norm(self.config, prepared), float(min(self.parties, 4))
         )
-        for number in range(count):
-            records = self.pick(1, 40 + number)
+        for start in range(0, count * window, window):
+            records = {name: own[start : start + 1] for name, own in drawn.items()}
             done = prepared.rehearse(config, records)
             seen, reason = control.last_round(done), done.ledger.epsilon().reason
-            decoys = [self.pick(1, 100 + DECOYS * number + i) for i in range(DECOYS)]
+            others = {name: own[start + 1 : start + window] for name, own in drawn.items()}
             assert seen.total is not None, "the last opened round has a sum"
             if not plain:
-                others = [[e for own in each.values() for e in own] for each in decoys]
                 victims = [e for own in records.values() for e in own]
-                trials.append(invert_tokens.trial(prepared, seen.direction(seen.total), victims, others))
+                decoys = [list(each) for each in zip(*others.values(), strict=True)]
+                trials.append(invert_tokens.trial(prepared, seen.direction(seen.total), victims, decoys))
                 continue
             at = done.transcript.rounds.index(seen)
             for party, (name, own) in enumerate(records.items()):
                 message = seen.direction(done.transcript.in_the_clear(at, party))
-                trials.append(invert_tokens.trial(prepared, message, own, [each[name] for each in decoys]))
-        sees = "one client's message" if plain else "the opened sum"
-        setting = "this run's system, seal and noise; a record of each client in every round"
+                trials.append(invert_tokens.trial(prepared, message, own, [[e] for e in others[name]]))
         return [invert_tokens.against_prior(setting, trials, sees=sees, alarm=self.alarm, reason=reason)]
 
     def protected(self, count: int) -> Finding:
@@ -117,6 +128,10 @@ class Inversions:
         if self.config.sealing.kind != "none":
             return self.sealed()[0]
         return self.clear((1,))[0]
+
+    def _fewest(self, count: int) -> int:
+        """Records of the smallest silo, ``count`` at most."""
+        return min(map(len, self.pick(count, 0).values()))
 
     def _messages(self, config: Config, batch: int) -> list[float]:
         records = self.pick(batch, 10)

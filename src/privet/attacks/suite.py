@@ -38,6 +38,7 @@ from privet.public_clip import public_clip_norm
 from privet.report.record import RunRecord
 from privet.resolve import resolve
 from privet.run_folder import config_hash
+from privet.sealing.base import FEWEST_PARTIES
 from privet.tokenise import Example
 
 SCHEMA = 1
@@ -51,6 +52,7 @@ KINDS = 4
 MEMBERSHIPS = 3
 """Attacks that share the alarm of membership: `mia.gradient`, `mia.statistics`, `mia.codec`."""
 SILENT = "The attack fails in its control, so it shows nothing here."
+FEW_RECORDS = "The silos have too few records for this attack."
 FILE = "audit.json"
 MOST_SILOS = 4
 """Silos that membership and inversion look at: what they cost goes with the number of messages."""
@@ -208,12 +210,18 @@ class Auditor:
     def _parties(self) -> int:
         return len(self.material.silos)
 
-    def pick(self, count: int, offset: int = 0, silos: int = MOST_SILOS) -> dict[str, list[Example]]:
-        """``count`` records of each of the first silos, chosen by the seed."""
-        picked = {}
-        for number, (name, own) in enumerate(list(self.material.silos.items())[:silos]):
-            order = np.random.default_rng([self.seed, 3, number]).permutation(len(own))
-            picked[name] = [own[i] for i in np.resize(np.roll(order, -offset), count)]
+    def pick(
+        self, count: int, offset: int = 0, silos: int = MOST_SILOS, least: int = 1
+    ) -> dict[str, list[Example]]:
+        """``count`` records, chosen by the seed, of each of the first silos that have ``least``; no record comes twice.
+
+        A silo that has fewer gives all: were one repeated, it could be a member and another at once.
+        """
+        picked: dict[str, list[Example]] = {}
+        for number, (name, own) in enumerate(self.material.silos.items()):
+            if len(own) >= least and len(picked) < silos:
+                order = np.random.default_rng([self.seed, 3, number]).permutation(len(own))
+                picked[name] = [own[i] for i in np.roll(order, -offset)[:count]]
         return picked
 
     def canary_rows(self) -> list[Finding]:
@@ -255,27 +263,33 @@ class Auditor:
 
     def membership_rows(self) -> list[Finding]:
         """``mia.gradient``: the control and the run's own protections."""
-        rounds = self.sizes.rounds
-        candidates = self.pick(self.sizes.candidates)
+        candidates, rounds = self._candidates(), self.sizes.rounds
+        setting = f"one plain step, {rounds} rounds, no seal, no noise"
+        sees = "every client's message"
+        if candidates is None:
+            return [not_applicable("mia.gradient", setting, sees, FEW_RECORDS), *self.protected_membership()]
         plain = mia_gradient.attack(
             self._stage(control.clear(self.config)), candidates, rounds=rounds, seed=self.seed
         )
-        setting = f"one plain step, {rounds} rounds, no seal, no noise"
-        rows = mia_gradient.findings(
-            plain, setting, sees="every client's message", alarm=self.alarm / MEMBERSHIPS
-        )
+        rows = mia_gradient.findings(plain, setting, sees=sees, alarm=self.alarm / MEMBERSHIPS)
         return [*rows, *self.protected_membership()]
 
     def protected_membership(self) -> list[Finding]:
         """``mia.gradient`` under the run's own protections."""
-        rounds = self.sizes.rounds
-        candidates = self.pick(self.sizes.candidates)
+        candidates, rounds = self._candidates(), self.sizes.rounds
+        setting = f"this run's system, seal and noise, every record in every round, {rounds} rounds"
+        sees = "every client's message" if self.config.sealing.kind == "none" else "the opened sums"
+        if candidates is None:
+            return [not_applicable("mia.gradient", setting, sees, FEW_RECORDS)]
         batch = sum(map(len, candidates.values())) / 2
         stage = self._stage(everybody_in(self.config, batch))
         found = mia_gradient.attack(stage, candidates, rounds=rounds, seed=self.seed)
-        setting = f"this run's system, seal and noise, every record in every round, {rounds} rounds"
-        sees = "every client's message" if self.config.sealing.kind == "none" else "the opened sums"
         return mia_gradient.findings(found, setting, sees=sees, alarm=self.alarm / MEMBERSHIPS)
+
+    def _candidates(self) -> dict[str, list[Example]] | None:
+        """Records of each silo that has one to be in and one to be out; ``None`` if such silos are too few to seal."""
+        candidates = self.pick(self.sizes.candidates, least=2)
+        return candidates if len(candidates) >= min(self._parties, FEWEST_PARTIES) else None
 
     def first_stage_rows(self) -> list[Finding]:
         """``mia.statistics`` and ``mia.codec``, where a first stage makes the codec."""
@@ -287,25 +301,28 @@ class Auditor:
             twice = config.system.model_copy(update={"collections": max(2, config.system.collections)})
             config = config.model_copy(update={"system": twice})
         by_record = config.privacy is not None and config.privacy.unit == "record"
-        updates = client_updates.candidate_updates(
-            self.material, clients, 1 if by_record else RECORDS, self.seed
-        )
+        batch = 1 if by_record else RECORDS
+        updates = client_updates.candidate_updates(self.material, clients, batch, self.seed)
         settings = [("no noise", client_updates.without_noise(config))]
         if config.privacy is not None:
             settings.append(("this run's noise", config))
-        attacks = [(mia_codec.findings, mia_codec.CANDIDATES)]
+        attacks = [("mia.codec", mia_codec.findings, mia_codec.CANDIDATES)]
         if config.system.kind == "dr_encoder":
-            attacks.insert(0, (mia_statistics.findings, MESSAGE))
+            attacks.insert(0, ("mia.statistics", mia_statistics.findings, MESSAGE))
         who = "records" if by_record else f"clients of {RECORDS} records"
         rows = []
-        for attack, size in attacks:
-            parts = np.array_split(updates, max(1, clients // size))
-            for name, variant in settings:
+        for name, attack, size in attacks:
+            parts = [updates[at : at + size] for at in range(0, len(updates) - size + 1, size)]
+            if not parts:
+                reason = f"{FEW_RECORDS} A run needs {size} candidates, and there are {len(updates)} {who}."
+                rows.append(not_applicable(name, "any", "what the first stage opened", reason))
+                continue
+            for noise, variant in settings:
                 runs = [
                     client_updates.cohort(of_another_run(variant, i), self.material, part, self.seed + i)
                     for i, part in enumerate(parts)
                 ]
-                rows += attack(runs, f"{name}, {who}, {len(runs)} runs of {size}", self.alarm / MEMBERSHIPS)
+                rows += attack(runs, f"{noise}, {who}, {len(runs)} runs of {size}", self.alarm / MEMBERSHIPS)
         return rows
 
     def _stage(self, config: Config) -> Stage:

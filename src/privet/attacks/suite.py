@@ -17,17 +17,15 @@ import numpy as np
 from privet import __version__
 from privet.attacks import (
     audit_canary,
-    client_updates,
     control,
-    mia_codec,
+    first_stage,
     mia_gradient,
     mia_model,
-    mia_statistics,
     poison_norm,
 )
 from privet.attacks.finding import Finding, not_applicable
 from privet.attacks.inversions import Inversions, own_layout
-from privet.attacks.rehearsal import Stage, everybody_in, of_another_run, plain_schedule
+from privet.attacks.rehearsal import Stage, everybody_in, plain_schedule
 from privet.codec_schedule import CodecSchedule, follows_public
 from privet.config import Config
 from privet.errors import PrivetError
@@ -43,10 +41,6 @@ from privet.tokenise import Example
 
 SCHEMA = 1
 FALSE_ALARM = 0.05
-MESSAGE = 8
-"""Candidates of a run whose statistics are told apart: numbers in a message of four tensors."""
-RECORDS = 4
-"""Records of a candidate that is a client."""
 KINDS = 4
 """Kinds of rows that can raise an alarm: canaries, membership, sealed bytes, inversion under noise."""
 MEMBERSHIPS = 3
@@ -293,37 +287,8 @@ class Auditor:
 
     def first_stage_rows(self) -> list[Finding]:
         """``mia.statistics`` and ``mia.codec``, where a first stage makes the codec."""
-        config, clients = self.config, self.sizes.clients
-        if not config.system.preparation_rounds:
-            return []
-        if config.system.kind == "cg_fedllm":
-            # Of so few members the first would only be held out; in a second collection all are learned from.
-            twice = config.system.model_copy(update={"collections": max(2, config.system.collections)})
-            config = config.model_copy(update={"system": twice})
-        by_record = config.privacy is not None and config.privacy.unit == "record"
-        batch = 1 if by_record else RECORDS
-        updates = client_updates.candidate_updates(self.material, clients, batch, self.seed)
-        settings = [("no noise", client_updates.without_noise(config))]
-        if config.privacy is not None:
-            settings.append(("this run's noise", config))
-        attacks = [("mia.codec", mia_codec.findings, mia_codec.CANDIDATES)]
-        if config.system.kind == "dr_encoder":
-            attacks.insert(0, ("mia.statistics", mia_statistics.findings, MESSAGE))
-        who = "records" if by_record else f"clients of {RECORDS} records"
-        rows = []
-        for name, attack, size in attacks:
-            parts = [updates[at : at + size] for at in range(0, len(updates) - size + 1, size)]
-            if not parts:
-                reason = f"{FEW_RECORDS} A run needs {size} candidates, and there are {len(updates)} {who}."
-                rows.append(not_applicable(name, "any", "what the first stage opened", reason))
-                continue
-            for noise, variant in settings:
-                runs = [
-                    client_updates.cohort(of_another_run(variant, i), self.material, part, self.seed + i)
-                    for i, part in enumerate(parts)
-                ]
-                rows += attack(runs, f"{noise}, {who}, {len(runs)} runs of {size}", self.alarm / MEMBERSHIPS)
-        return rows
+        alarm = self.alarm / MEMBERSHIPS
+        return first_stage.findings(self.config, self.material, self.sizes.clients, self.seed, alarm)
 
     def _stage(self, config: Config) -> Stage:
         trainer = self.material.trainer

@@ -66,6 +66,28 @@ def test_membership_leaves_out_silos_of_one_record_and_needs_three_others() -> N
 
 
 @pytest.mark.parametrize("unit", ["client", "record"])
+@pytest.mark.parametrize("sealing", ["masked", "encrypted", "none"])
+def test_membership_in_a_run_of_more_silos_than_have_candidates(unit: str, sealing: str) -> None:
+    """The run demands five of its six clients, and has a weight for each: four alone could not be rehearsed."""
+    schedule: dict[str, Any] = {"min_survivors": 5}
+    if sealing == "none":
+        schedule["weights"] = [1.0] * 6
+    privacy: dict[str, Any] = {"unit": unit, "noise_multiplier": 2.0, "clip_norm": 1.0}
+    if unit == "client":
+        privacy["relation"] = "zero-out"
+        schedule |= {"sampling_rate": None, "expected_batch": None}
+    asked = config(
+        system={"kind": "dp_lora" if sealing == "none" else "hedge"},
+        privacy=privacy,
+        sealing={"kind": sealing},
+        schedule=schedule,
+    )
+    rows = auditor(asked, material(split(examples(96), 6))).protected_membership()
+    assert [row.verdict for row in rows] == ["holds"] * 3
+    assert rows[0].samples.endswith("others")
+
+
+@pytest.mark.parametrize("unit", ["client", "record"])
 def test_a_first_stage_without_records_for_its_candidates_is_not_attacked(unit: str) -> None:
     privacy: dict[str, Any] = {"unit": unit, "noise_multiplier": 2.0, "clip_norm": 1.0}
     if unit == "client":

@@ -50,14 +50,14 @@ def attack(stage: Stage, candidates: Mapping[str, Sequence[Any]], *, rounds: int
 
     Args:
         stage: What runs, every record in every round.
-        candidates: Records by silo.
+        candidates: Records by silo, none of some: these take part with their noise alone.
         rounds: Rounds.
         seed: Draws the coins.
     """
     generator = np.random.default_rng([seed, 2])
     coins = {name: generator.random(len(own)) < 0.5 for name, own in candidates.items()}
     for coin in coins.values():
-        coin[:2] = (True, False)  # no silo is empty, none is full
+        coin[:2] = (True, False)[: len(coin)]  # of a silo's candidates some are in and some are out
     chosen = {n: [e for e, c in zip(own, coins[n], strict=True) if c] for n, own in candidates.items()}
     rehearsed = rehearse(stage, chosen, rounds=rounds)
     inside = np.concatenate([coins[name] for name in candidates])
@@ -166,7 +166,7 @@ def _scores(
     scores = np.zeros(len(codes))
     if rehearsed.resolved.config.sealing.kind == "none":
         number = rehearsed.transcript.rounds.index(seen)
-        for party in seen.messages:
+        for party in set(seen.messages) & set(owners.tolist()):
             mine = owners == party
             message = seen.code(rehearsed.transcript.in_the_clear(number, party))
             scores[mine] = _ridge(codes[mine], message, seen.system)

@@ -277,7 +277,9 @@ class Auditor:
             return [not_applicable("mia.gradient", setting, sees, FEW_RECORDS)]
         batch = sum(map(len, candidates.values())) / 2
         stage = self._stage(everybody_in(self.config, batch))
-        found = mia_gradient.attack(stage, candidates, rounds=rounds, seed=self.seed)
+        # All of the run's clients: its floor and its weights are for so many.
+        everyone = {name: candidates.get(name, []) for name in self.material.silos}
+        found = mia_gradient.attack(stage, everyone, rounds=rounds, seed=self.seed)
         return mia_gradient.findings(found, setting, sees=sees, alarm=self.alarm / MEMBERSHIPS)
 
     def _candidates(self) -> dict[str, list[Example]] | None:

@@ -79,8 +79,9 @@ def _curve(axis: Axes, results: Results) -> None:
     axis.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.62))
     lines = {
         ("zero-shot", None): (GREY, "zero-shot"),
-        ("public data alone", 0.001): (GREEN, "public data alone"),
-        ("hedge", 0.001): (RED, "no noise"),
+        ("public data alone", 0.001): (GREEN, "public data alone, top 2 layers"),
+        ("public data alone, top 4 layers", 0.001): (GREEN, "public data alone, top 4 layers"),
+        ("hedge", 0.001): (RED, "no noise, top 2 layers"),
     }
     for key, (colour, label) in lines.items():
         if key in results:
@@ -194,10 +195,11 @@ def _clients(axis: Axes, results: Results) -> None:
             label=label,
         )
     alone = difference(zero, results["nyt, public data alone", 0.001]).value
-    for value, colour, label in ((alone, ORANGE, "21 public articles alone"), (0.0, GREY, "zero-shot")):
+    marks = ((alone, ORANGE, "21 public articles alone", "top"), (0.0, GREY, "zero-shot", "bottom"))
+    for value, colour, label, side in marks:
         axis.axhline(value, color=colour, linestyle="--", linewidth=1)
         axis.annotate(
-            label, (0.985, value), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+            label, (0.985, value), xycoords=("axes fraction", "data"), ha="right", va=side,
             fontsize=8, color=colour,
         )  # fmt: skip
     axis.set_xscale("log")

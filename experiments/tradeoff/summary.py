@@ -268,6 +268,7 @@ REFERENCES: dict[str, dict[str, tuple[str, float | None]]] = {
     "sentiment": {
         "zero-shot": ("zero-shot", None),
         "public data alone": ("public data alone", 0.001),
+        "the same, top 4 layers": ("public data alone, top 4 layers", 0.001),
         "hedge, ε = 8": ("hedge", 0.424),
         "hedge, ε = 1": ("hedge", 0.826),
     },

@@ -216,10 +216,10 @@ CLOSE = 1.05
 """A level of noise stands for another that is at most so many times larger or smaller."""
 
 
-def against_local(results: Mapping[tuple[str, float | None], Found]) -> list[str]:
+def against_local(results: Mapping[tuple[str, float | None], Found], name: str = "hedge") -> list[str]:
     """Local noise of n silos is hedge at the root of n times the noise: a Markdown table of what sharing gains."""
     lines = ["| ε | hedge | n | local noise | gain of hedge |", "|---|---|---|---|---|"]
-    levels = {f.setup.noise: f for (family, _), f in results.items() if family == "hedge" and f.setup.noise}
+    levels = {f.setup.noise: f for (family, _), f in results.items() if family == name and f.setup.noise}
     for epsilon, sigma in EPSILONS.items():
         for silos in (4, 16, 64):
             wanted = math.sqrt(silos) * sigma
@@ -251,7 +251,8 @@ def main() -> None:
             f"\nhedge - central: {gap.mean:+.4f}, 90 % interval [{gap.low:+.4f}, {gap.high:+.4f}] over {gap.pairs} "
             f"pairs, deviation of a pair {gap.deviation:.4f}, error from test records {gap.over_records:.4f}"
         )
-    print("\n" + "\n".join(against_local(results)))
+    for name in ("hedge", "hedge, top 4 layers"):
+        print(f"\n{name}\n\n" + "\n".join(against_local(results, name)))
     for task, named in REFERENCES.items():
         references = {name: results.get(key) for name, key in named.items()}
         print("\n| NLL difference to | " + " | ".join(references) + " |\n|---|" + "---|" * len(references))

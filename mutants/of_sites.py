@@ -6,6 +6,7 @@ from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
     ALTERED,
     CUSTOM,
+    DEAF,
     FOREIGN_JOB,
     ONE_AGREEMENT,
     ONE_NAME,
@@ -73,5 +74,10 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "a folder of a job's where Python looks for modules",
         ("engines/flare/site.py", '    Workspace.get_app_custom_dir = lambda self, job_id: ""\n', ""),
         tests=(CUSTOM,),
+    ),
+    mutant(
+        "FLARE's network agent answers requests at a site",
+        ("engines/flare/site.py", "    NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)\n", ""),
+        tests=(DEAF,),
     ),
 )

@@ -128,9 +128,7 @@ def _processor() -> list[Finding]:
 
     cpu = cpu_features()
     features = ", ".join(cpu.features) or "none of the instruction sets that matter here"
-    chosen = (
-        "bfloat16, multiplied natively" if cpu.native_bf16 else "float32, since bfloat16 would be emulated"
-    )
+    chosen = "bfloat16" if cpu.fast_bf16 else "float32, which this processor multiplies faster than bfloat16"
     return [
         Finding("processor", "ok", f"{cpu.name}, {cpu.cores} cores, {features}"),
         Finding("number format", "ok", f"model.dtype auto means {chosen}"),

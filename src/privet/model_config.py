@@ -31,7 +31,7 @@ class ModelConfig(Section):
         default="auto",
         description=(
             "Number format of the frozen base model. `auto` is bfloat16 where the hardware multiplies it "
-            "natively (avx512_bf16, or a GPU with bf16), else float32. Adapters are always float32."
+            "faster (AMX, AMD's avx512_bf16, ARM's bf16, a GPU with bf16), else float32. Adapters are always float32."
         ),
     )
     quantization: Literal["none", "8bit", "4bit"] = Field(

@@ -135,8 +135,9 @@ class Study:
 
 def count(study: Mapping[str, Any]) -> list[str]:
     """One line a part: trainings declared, those that stand, and those that a grid's edge added."""
-    lines, base = [], set(study["rates"])
-    anew = {setup.identity for setup in setups(study) if setup.trains_anew}
+    lines, everything = [], list(setups(study))
+    anew = {setup.identity for setup in everything if setup.trains_anew}
+    grids = {setup.identity: setup.rates for setup in everything if setup.rates}
     trainings: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for row in sorted(open_results(study).rows, key=lambda r: r["stage"] == "final"):
         # At the chosen rate, a seed of the search is not trained again.
@@ -144,7 +145,7 @@ def count(study: Mapping[str, Any]) -> list[str]:
         trainings.setdefault((row["setup"], row["rate"], row["seed"], stage), row)
     for part, number in declared(study).items():
         own = [r for r in trainings.values() if r["part"] == part]
-        added = sum(r["stage"] == "grid" and r["rate"] not in base for r in own)
+        added = sum(r["stage"] == "grid" and r["rate"] not in grids[r["setup"]] for r in own)
         lines.append(f"part {part}: {len(own) - added} of {number} declared, {added} added at a grid's edge")
     return lines
 

@@ -156,6 +156,7 @@ def train(
         "bytes_up": f.engine.bytes_up,
         "bytes_down": f.engine.bytes_down,
         "masked_bytes_up": masked_bytes(resolved, f.server.size, len(places)),
+        "dtype": material.model.dtype,
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
     }

@@ -133,7 +133,7 @@ def setups(study: Mapping[str, Any]) -> Iterator[Setup]:
                 local_rate=family.get("local_rate", False),
                 rate_of=family.get("rate_of"),
                 fixed_rate=family.get("rate"),
-                rates=tuple(study["rates"]) if searched else (),
+                rates=tuple(family.get("rates", study["rates"])) if searched else (),
                 search_seeds=tuple(family.get("search_seeds", study["search_seeds"])),
                 seeds=tuple(family.get("seeds", study["seeds"])),
                 task=task,

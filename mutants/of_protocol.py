@@ -301,6 +301,15 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         tests=(MASKING_CHEATS + "test_a_party_that_advertises_anothers_keys_takes_no_mask_off",),
     ),
     mutant(
+        "parties that are no survivors sign who the survivors are",
+        (
+            "sealing/masking.py",
+            'self._party_list(body["signers"], among=survivors, fewest=self._threshold)',
+            'self._party_list(body["signers"], among=epoch.shares, fewest=self._threshold)',
+        ),
+        tests=(MASKING_CHEATS + "test_parties_that_are_no_survivors_do_not_stand_for_who_is",),
+    ),
+    mutant(
         "other words masked in the same slot",
         (
             "sealing/masking.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,13 @@ from support.sealing import Cohort, some_values
 from privet.keys import derive
 from privet.protocol import RoundAborted, RoundId
 from privet.sealing.agreement import EphemeralKey
-from privet.sealing.base import SealingRefused
+from privet.sealing.base import SealingRefused, recovery_threshold
 from privet.sealing.masking_messages import (
     ADVERTISE,
     DELIVER,
     SHARE,
+    SURVIVORS,
+    UNMASK,
     Context,
     rounds_of,
 )
@@ -167,3 +170,85 @@ def test_a_party_that_advertises_anothers_keys_takes_no_mask_off(copied: int, vi
         )
     add_masks(left, cohort.group, plus, minus)
     assert np.array_equal(left, plain)
+
+
+@dataclass
+class MemberLists:
+    """A server that tells victims of other members of the epoch than everybody else, and calls the rest survivors.
+
+    The victims' masks are then with colluders, whom it asks, and with ``apart``, who are no survivors and whose keys
+    are recovered. So whoever gives shares opens the victims' sum alone.
+
+    Attributes:
+        cohort: Honest clients; colluders are the last, who sign and give whatever is asked.
+        victims: They are asked nothing after their words.
+        apart: The only other honest members that victims hear of.
+        colluders: Parties of the server's.
+    """
+
+    cohort: Cohort
+    victims: list[int]
+    apart: list[int]
+    colluders: list[int]
+
+    def signed(self) -> tuple[Body, dict[int, Any]]:
+        """The survivors that were signed, and the signatures."""
+        everybody, server = range(self.cohort.parties), self.cohort.server
+        few = sorted([*self.victims, *self.apart, *self.colluders])
+
+        def lie(op: str, party: int, body: Body) -> Body:
+            if op != DELIVER or party not in self.victims:
+                return body
+            told = [i for i, sender in enumerate(np.asarray(body["senders"]).tolist()) if sender in few]
+            return {
+                **body,
+                "senders": np.asarray(body["senders"])[told],
+                "blobs": np.asarray(body["blobs"])[told],
+            }
+
+        assert self.cohort.drive(server.prepare(ROUND), tamper=lie) == tuple(everybody)
+        self.cohort.seal(ROUND, some_values(self.cohort.parties, 50), everybody)
+        survivors = np.array([p for p in everybody if p not in self.apart], np.int64)
+        body: Body = {"epoch": 0, "number": 0, "attempt": 0, "survivors": survivors}
+        signers = [p for p in everybody if p not in self.victims]
+        return body, {p: self.cohort.clients[p].handle(SURVIVORS, body)["signature"] for p in signers}
+
+    def givers(self, body: Body, signatures: dict[int, Any]) -> set[int]:
+        """Who gives shares against these signatures."""
+        rows = [np.frombuffer(bytes(signature), np.uint8) for signature in signatures.values()]
+        question: Body = {
+            **body,
+            "signers": np.array(list(signatures), np.int64),
+            "signatures": np.stack(rows),
+        }
+        given = set()
+        for party in signatures:
+            with contextlib.suppress(SealingRefused):
+                self.cohort.clients[party].handle(UNMASK, question)
+                given.add(party)
+        return given
+
+
+@pytest.mark.parametrize(("parties", "victims", "colluders"), [(4, 1, 1), (5, 1, 2), (7, 2, 1), (10, 1, 3)])
+def test_parties_that_are_no_survivors_do_not_stand_for_who_is(
+    parties: int, victims: int, colluders: int
+) -> None:
+    """Else a server with fewer colluders than it takes opens a sum of victims that never signed anything."""
+    floor = 5 if parties == 7 else 1
+    cohort = Cohort(parties, floor=floor)
+    least = cohort.least
+    apart = list(range(victims, least - colluders))
+    attack = MemberLists(cohort, list(range(victims)), apart, list(range(parties - colluders, parties)))
+    body, signatures = attack.signed()
+    assert len(signatures) >= recovery_threshold(parties)
+    assert attack.givers(body, signatures) == set()
+    among = {p: s for p, s in signatures.items() if p not in apart}
+    assert len(among) < recovery_threshold(parties)
+    assert attack.givers(body, among) == set()
+
+
+def test_so_many_colluders_as_are_said_to_be_enough_open_a_single_contribution() -> None:
+    """2t - n of them: the bound above is no smaller than it has to be."""
+    attack = MemberLists(Cohort(4), [0], [], [2, 3])
+    body, signatures = attack.signed()
+    assert attack.givers(body, signatures) == {1, 2, 3}

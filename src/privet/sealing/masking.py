@@ -320,7 +320,8 @@ class MaskingClient:
     def _unmask(self, body: Mapping[str, Any]) -> Body:
         round, epoch, slot, survivors = self._survivor_question(body)
         self._check_survivors(round, survivors)
-        signers = self._party_list(body["signers"], among=epoch.shares, fewest=self._threshold)
+        # Survivors alone: each signs that its masks are with these, so nobody was told of other members of the epoch.
+        signers = self._party_list(body["signers"], among=survivors, fewest=self._threshold)
         if len(signers) != len(body["signatures"]):
             raise SealingRefused("malformed", "lists of different lengths")
         content = self._context.survivors(epoch.number, round, survivors)

@@ -292,8 +292,8 @@ class MaskingServer:
         body = self._slot_body(round, survivors)
         signatures: dict[int, NDArray[np.uint8]] = {}
         failed: dict[int, str] = {}
-        for to in self._addressees(survivors):
-            missing = tuple(p for p in to if p not in signatures)
+        for _ in range(self._tries):
+            missing = tuple(p for p in survivors if p not in signatures)
             replies = yield Ask(SURVIVORS, body, to=missing, timeout=self._timeout)
             failed |= replies.failed
             for party, reply in self._well_formed(SURVIVORS, replies).items():

@@ -137,19 +137,19 @@ def test_all_candidates_may_be_in_or_none(everybody: bool, monkeypatch: pytest.M
 def test_coins_are_such_that_an_honest_sum_stays_within_what_it_is_charged(
     sigma: float, opposite: bool
 ) -> None:
-    """One candidate of each of 6000 runs, so trials are independent.
+    """One candidate of each of 6000 runs, so trials are independent: guessed in above what it is on average.
 
     Were just one of two inside, opposite ones would be twice as far apart, and the first assertion would fail.
     """
     vectors = np.array([[1.0, 0.0], [-1.0, 0.0]]) if opposite else np.eye(2)
     generator = np.random.default_rng(0)
-    scores, inside = [], []
+    right = 0
     for run in range(6000):
         who = coins(2, run)
         opened = who @ vectors + sigma * generator.standard_normal(2)
-        scores.append(vectors[run % 2] @ opened)
-        inside.append(who[run % 2])
-    told, was_in = np.array(scores), np.array(inside)
-    found = statistics.advantage(told[was_in], told[~was_in])
-    assert found.low <= gaussian_delta(0.0, 1 / sigma)
-    assert found.high >= gaussian_delta(0.0, 1 / sigma) / 2, "it sees something, or it would show nothing"
+        asked = vectors[run % 2]
+        right += bool((asked @ opened > asked @ vectors.sum(axis=0) / 2) == who[run % 2])
+    found = statistics.share(right, 6000)
+    advantage = gaussian_delta(0.0, 1 / sigma)
+    assert found.low <= (1 + advantage) / 2
+    assert found.high >= (1 + advantage / 2) / 2, "it sees something, or it would show nothing"

@@ -83,7 +83,7 @@ def test_membership_in_a_run_of_more_silos_than_have_candidates(unit: str, seali
         schedule=schedule,
     )
     rows = auditor(asked, material(split(examples(96), 6))).protected_membership()
-    assert [row.verdict for row in rows] == ["holds"] * 3
+    assert [row.verdict for row in rows] == ["holds" if unit == "record" else "reported"] * 3
     assert rows[0].samples.endswith("others")
 
 

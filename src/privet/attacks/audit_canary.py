@@ -26,11 +26,10 @@ from privet.attacks import audit_one_run, canary_power
 from privet.attacks.canary_scores import MOST_CANARIES, MOST_RUNS, Plan, Scores, score
 from privet.attacks.finding import IN_DOUBT, LEVEL, Finding, Verdict
 from privet.attacks.gdp import epsilon_of_mu, mu_of_epsilon
-from privet.attacks.rehearsal import APART, Rehearsed, everybody_in, of_another_run
+from privet.attacks.rehearsal import APART, everybody_in, of_another_run
 from privet.codec_schedule import CodecSchedule
 from privet.config import Config
-from privet.privacy.events import Release
-from privet.privacy.two_stage import gaussian_delta
+from privet.privacy.ledger import Ledger
 from privet.report import numbers
 from privet.resolve import Factors
 
@@ -105,26 +104,8 @@ def accounted(scored: Scores) -> float | None:
     return None if epsilons.reason else epsilons.value
 
 
-def accounted_delta_at_zero(rehearsed: Rehearsed) -> float:
-    """delta at epsilon 0 of what a run was charged: no attack has a larger advantage.
-
-    The closed form where all units are in all releases; else the delta of the mu-GDP curve through the accounted point
-    does not bound it, and 1 - 2/(1 + e^epsilon) + delta does (Kairouz, Oh and Viswanath, ICML 2015).
-    """
-    ledger = rehearsed.ledger
-    releases = [r for r in ledger.releases if isinstance(r, Release)]
-    factor = ledger.trust.promised(ledger.trust.worst)
-    if releases and all(r.sampling.everybody for r in releases) and factor > 0:
-        squares = math.fsum(r.count / (r.effective_noise_multiplier * factor) ** 2 for r in releases)
-        doubled = 2 if ledger.relation == "replace-one" else 1
-        return gaussian_delta(0.0, doubled * math.sqrt(squares)) + ledger.epsilon().delta_prime
-    epsilon = ledger.epsilon().value
-    return min(1.0, math.tanh(epsilon / 2) + ledger.delta)
-
-
-def promise(rehearsed: Rehearsed) -> str:
+def promise(ledger: Ledger) -> str:
     """The accounted epsilon, rounded up, and what it is about."""
-    ledger = rehearsed.ledger
     epsilon, delta = numbers.epsilon(ledger.epsilon().value), numbers.delta(ledger.delta)
     about = f"unit {ledger.unit}, relation {ledger.relation}, against the {ledger.trust.worst.name}"
     return f"epsilon {epsilon} at delta {delta} ({about})"
@@ -165,7 +146,7 @@ def _canary_row(scored: Scores, config: Config, setting: str, alarm: float) -> F
     if row.low is not None and row.low > claimed:
         return row.judged("in doubt", IN_DOUBT, claimed)
     told = _power_text(scored, claimed, alarm)
-    return row.judged("holds", f"Not above the accounted {promise(scored.rehearsed)}. {told}", claimed)
+    return row.judged("holds", f"Not above the accounted {promise(scored.rehearsed.ledger)}. {told}", claimed)
 
 
 def _canary_control(halved: Scores, config: Config, setting: str, alarm: float) -> Finding:
@@ -272,4 +253,4 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "beyond measure"
 
 
-__all__ = ["Plan", "Scores", "accounted", "accounted_delta_at_zero", "findings", "promise", "score"]
+__all__ = ["Plan", "Scores", "accounted", "findings", "promise", "score"]

@@ -4,21 +4,23 @@ The attacker knows the model, the adapter of every round, and a set of candidate
 fair coin. It computes every candidate's contribution as an honest client would, and estimates by ridge
 regression which of them the opened values are a sum of: the linear estimator of least squared error for coins
 and Gaussian noise of the accounted size. Every record takes part in every round, so what comes out is held
-against what the ledger charges for that: the advantage against delta(0), the curve against e^eps FPR + delta."""
+against what the ledger charges for that: the quarter of candidates with the highest scores is guessed in, the quarter
+with the lowest out, and so many right guesses refute an epsilon (`guessed_coins`). Where the unit is a client, nothing
+is promised of one record of it, and nothing is held against that."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privet.attacks import statistics
-from privet.attacks.audit_canary import accounted_delta_at_zero, promise
-from privet.attacks.finding import IN_DOUBT, LEVEL, Finding
+from privet.attacks.audit_one_run import GUESSED, Guesses
+from privet.attacks.finding import Finding
+from privet.attacks.guessed_coins import judge
 from privet.attacks.rehearsal import Rehearsed, Stage, rehearse
 from privet.attacks.transcript import RoundSeen
 from privet.clip import clip_rows
@@ -28,6 +30,10 @@ from privet.work import LocalDpSgd
 
 CLEAR_RIDGE = 1e-6
 """Ridge where nothing is noised, over the mean squared norm of the candidates."""
+
+OF_A_CLIENT = (
+    "The run's epsilon is about whole clients. One record of a client is not its unit: held against nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,6 @@ def attack(stage: Stage, candidates: Mapping[str, Sequence[Any]], *, rounds: int
     """
     generator = np.random.default_rng([seed, 2])
     coins = {name: generator.random(len(own)) < 0.5 for name, own in candidates.items()}
-    for coin in coins.values():
-        coin[:2] = (True, False)[: len(coin)]  # of a silo's candidates some are in and some are out
     chosen = {n: [e for e, c in zip(own, coins[n], strict=True) if c] for n, own in candidates.items()}
     rehearsed = rehearse(stage, chosen, rounds=rounds)
     inside = np.concatenate([coins[name] for name in candidates])
@@ -70,68 +74,49 @@ def attack(stage: Stage, candidates: Mapping[str, Sequence[Any]], *, rounds: int
     return Membership(scores, inside, rehearsed)
 
 
+def guess(scores: NDArray[np.float64], inside: NDArray[np.bool_]) -> Guesses:
+    """Guess the highest scores in and the lowest out; ties are broken by position, which coins know nothing of.
+
+    Args:
+        scores: float64 [m].
+        inside: The coins, bool [m].
+    """
+    order = np.argsort(-scores, kind="stable")
+    each = max(1, round(GUESSED * len(scores)))
+    right = inside[order[:each]].sum() + (~inside[order[-each:]]).sum()
+    return Guesses(len(scores), 2 * each, int(right))
+
+
 def findings(
     found: Membership, setting: str, *, sees: str, alarm: float, attack: str = "mia.gradient"
 ) -> list[Finding]:
-    """AUC, advantage beside what the ledger allows, and TPR above all others."""
+    """AUC, TPR above all others, and the epsilon that right guesses refute, which is held against the ledger."""
     members, others = found.scores[found.inside], found.scores[~found.inside]
-    epsilons = found.rehearsed.ledger.epsilon()
-    claimed = None if epsilons.reason else epsilons.value
-    delta = found.rehearsed.ledger.delta
     samples = f"{len(members)} members, {len(others)} others"
-    area = statistics.area(members, others)
-    best = statistics.advantage(members, others)
-    positives = statistics.above_all(members, others)
-    allowed = None if claimed is None else accounted_delta_at_zero(found.rehearsed)
-    # Two tests share the error probability; of a two-sided interval only the lower end can raise an alarm.
-    surely = statistics.advantage(members, others, 1 - alarm).low
-    over = (claimed is not None and (allowed is not None and surely > allowed)) or (
-        claimed is not None and statistics.above_bound(members, others, claimed, delta, 1 - alarm / 2) > 0
-    )
-    doubtful = allowed is not None and best.low > allowed
-    verdict: Any = "leaks" if claimed is None else "alarm" if over else "in doubt" if doubtful else "holds"
-    text = (
-        "Members are told from others, and the run claims no epsilon."
-        if claimed is None and area.low > 0.5
-        else "The run claims no epsilon; this attack did not succeed all the same, which proves nothing."
-        if claimed is None
-        else "Members stand out more than the accounted epsilon allows."
-        if over
-        else IN_DOUBT
-        if doubtful
-        else f"Within {promise(found.rehearsed)}, which allows an advantage of {_up(allowed or 0.0):.2f}. "
-        + _power_text(len(members), len(others), (claimed, delta, allowed or 0.0), alarm)
-    )
-    if claimed is None and area.low <= 0.5:
-        verdict = "not applicable"
+    judged = judge(guess(found.scores, found.inside), found.rehearsed.ledger, alarm)
+    control = judged.control
+    if not control and found.rehearsed.ledger.unit == "client":
+        judged = replace(judged, verdict="reported", text=OF_A_CLIENT, claimed=None)
+    base = Finding(
+        attack, setting, sees, "AUC", None, None, None, "95 %, DeLong on the logit scale (asymptotic)", samples,
+        judged.verdict, None, judged.text, control=control,
+    )  # fmt: skip
+    if not len(members) or not len(others):  # one in 2^(m - 1) audits
+        return [judged.row(base)]
+    area, positives = statistics.area(members, others), statistics.above_all(members, others)
     at = f"at the largest score of the others, whose FPR is 1/{len(others) + 1} on average"
-    rows = [
-        ("AUC", area, "95 %, DeLong on the logit scale (asymptotic)", None),
-        ("advantage TPR - FPR", best, "95 %, Dvoretzky-Kiefer-Wolfowitz, all thresholds at once", allowed),
-        (f"TPR at none of {len(others)} false positives", positives, f"95 %, Clopper-Pearson {at}", None),
-    ]
     return [
-        Finding(
-            attack, setting, sees, metric, i.value, i.low, i.high, how, samples, verdict, compared, text,
-            control=claimed is None,
-        )
-        for metric, i, how, compared in rows
-    ]  # fmt: skip
-
-
-def _up(value: float) -> float:
-    """To two digits, up: what is allowed must not look smaller than it is."""
-    return math.ceil(100 * value) / 100
-
-
-def _power_text(members: int, others: int, promised: tuple[float, float, float], alarm: float) -> str:
-    """What a perfect attack would have shown on so many candidates; ``promised`` are epsilon, delta and delta(0)."""
-    perfect = np.ones(members), np.zeros(others)
-    epsilon, delta, allowed = promised
-    most = statistics.advantage(*perfect, 1 - alarm).low
-    if most > allowed or statistics.above_bound(*perfect, epsilon, delta, 1 - alarm / 2) > 0:
-        return f"A perfect attack on these candidates would have raised an alarm; it would prove {most:.2f}."
-    return f"Even a perfect attack on so few candidates proves no more than {most:.2f}: this row could raise no alarm."
+        replace(base, value=area.value, low=area.low, high=area.high),
+        replace(
+            base,
+            metric=f"TPR at none of {len(others)} false positives",
+            value=positives.value,
+            low=positives.low,
+            high=positives.high,
+            interval=f"95 %, Clopper-Pearson {at}",
+        ),
+        judged.row(base),
+    ]
 
 
 def _codes(stage: Stage, seen: RoundSeen, candidates: Mapping[str, Sequence[Any]]) -> Floats:
@@ -187,6 +172,3 @@ def _ridge(codes: Floats, opened: Floats, system: System) -> NDArray[np.float64]
     solved = np.asarray(np.linalg.solve(penalised, rows @ opened.astype(np.float64)), np.float64)
     spread = float(solved.std())
     return solved / spread if spread > 0 else solved
-
-
-__all__ = ["LEVEL", "Membership", "attack", "findings"]

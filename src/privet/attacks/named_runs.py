@@ -3,27 +3,22 @@ right guesses refute.
 
 Scores of one run hang together: one codec that is nearest to the opened one decides all of them. So no candidate counts
 as a trial of its own here. Runs are independent, so those are counted whose candidates were all named (Clopper and
-Pearson). Coins are fair and independent whatever the scores are, which is all that the bound on epsilon of
-`audit_one_run.py` needs: every coin of every run is one canary's, and every one of them is guessed. The first stages in
-question have every unit in every release, so it holds the guesses against the curve of a Gaussian mechanism."""
+Pearson). Every coin of every run is guessed, and `guessed_coins` holds the guesses against the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privet.attacks import statistics
-from privet.attacks.audit_canary import promise
-from privet.attacks.audit_one_run import Guesses, epsilon_lower_bound_fdp
+from privet.attacks.audit_one_run import Guesses
 from privet.attacks.client_updates import Cohort
-from privet.attacks.finding import IN_DOUBT, LEVEL, Finding, Verdict
+from privet.attacks.finding import Finding
+from privet.attacks.guessed_coins import judge
 from privet.attacks.rehearsal import Rehearsed
-
-CHANCE = 0.025
-"""Probability at most that coins are guessed so well by an attacker who learns nothing, where the attack works."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +73,7 @@ def findings(found: Guessed, setting: str, *, attack: str, sees: str, alarm: flo
         sees: What the attacker sees.
         alarm: Probability that an honest mechanism raises an alarm, at most.
     """
-    ledger = found.rehearsed.ledger
-    epsilons, delta = ledger.epsilon(), ledger.delta
-    claimed = None if epsilons.reason else epsilons.value
-    low, surely = (epsilon_lower_bound_fdp(found.coins, delta, level) for level in (LEVEL, 1 - alarm))
-    verdict, text = _open(found) if claimed is None else _held(found, claimed, low, surely, alarm)
+    judged = judge(found.coins, found.rehearsed.ledger, alarm)
     runs, candidates = found.inside.shape
     named = statistics.share(int(found.right.all(axis=1).sum()), runs)
     base = Finding(
@@ -95,54 +86,9 @@ def findings(found: Guessed, setting: str, *, attack: str, sees: str, alarm: flo
         named.high,
         "95 %, Clopper-Pearson over whole runs",
         f"{runs} runs of {candidates} candidates",
-        verdict,
+        judged.verdict,
         0.5**candidates,
-        text,
-        control=claimed is None,
+        judged.text,
+        control=judged.control,
     )
-    bound = replace(
-        base,
-        metric=f"95 % lower bound on epsilon at delta {delta:g}",
-        value=low,
-        low=low,
-        high=None,
-        interval="against the curve of a Gaussian mechanism with that epsilon (arXiv 2410.22235)",
-        samples=f"{found.coins.right} of {found.coins.guesses} coins guessed right",
-        compared=claimed,
-    )
-    return [base, bound]
-
-
-def _open(found: Guessed) -> tuple[Verdict, str]:
-    """Where no epsilon is claimed, the attack has to work."""
-    chance = _chance(found.coins)
-    if chance <= CHANCE:
-        return "leaks", "Members are told from others, and the run claims no epsilon."
-    return "not applicable", (
-        "The run claims no epsilon; this attack did not succeed all the same, which proves nothing. "
-        f"Who knows nothing guesses so many coins right with probability {chance:.2g}."
-    )
-
-
-def _held(found: Guessed, claimed: float, low: float, surely: float, alarm: float) -> tuple[Verdict, str]:
-    """Where one is claimed: the bounds at 95 % and at the level of an alarm against it."""
-    if surely > claimed:
-        return "alarm", "More coins are guessed right than the accounted epsilon allows."
-    if low > claimed:
-        return "in doubt", IN_DOUBT
-    coins = found.coins.canaries
-    all_right = Guesses(coins, coins, coins)
-    most = epsilon_lower_bound_fdp(all_right, found.rehearsed.ledger.delta, 1 - alarm)
-    power = (
-        f"All coins guessed right would have raised an alarm; that would prove {most:.2f}."
-        if most > claimed
-        else f"Even all coins guessed right prove no more than {most:.2f}: this row could raise no alarm."
-    )
-    return "holds", f"Within {promise(found.rehearsed)}. {power}"
-
-
-def _chance(g: Guesses) -> float:
-    """Probability that fair coins are guessed so well by somebody who knows nothing of them, however he guesses."""
-    from scipy.stats import binom
-
-    return float(binom.sf(g.right - 1, g.guesses, 0.5))
+    return [base, judged.row(base)]

@@ -3,9 +3,7 @@
 - Shares of independent trials: Clopper and Pearson (1934), exact.
 - Area under the ROC curve: DeLong, DeLong and Clarke-Pearson (Biometrics 1988), on the logit scale; asymptotic.
   Where the curve is perfect its variance is zero, so the ends are those of an exact bound on one misranked
-  record.
-- Advantage max(TPR - FPR): Dvoretzky-Kiefer-Wolfowitz with Massart's constant over all thresholds at once,
-  exact."""
+  record."""
 
 from __future__ import annotations
 
@@ -73,57 +71,6 @@ def above_all(members: Scores, others: Scores, level: float = 0.95) -> Interval:
     it, and 0.99**n is below 1.25 %, half of what the lower end may err by, from n = 437 on. No suite has so many.
     """
     return share(int((members > others.max()).sum()), len(members), level)
-
-
-def advantage(members: Scores, others: Scores, level: float = 0.95) -> Interval:
-    """Largest TPR - FPR over all thresholds; its lower end holds for all of them at once."""
-    thresholds = np.unique(np.concatenate([members, others]))
-    above = [1 - np.searchsorted(np.sort(s), thresholds, side="left") / len(s) for s in (members, others)]
-    value = float(max(0.0, np.max(above[0] - above[1])))
-    # Each distribution function is off by more than the half width with probability at most (1 - level) / 2.
-    half = sum(math.sqrt(math.log(4 / (1 - level)) / (2 * len(s))) for s in (members, others))
-    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
-
-
-def above_bound(members: Scores, others: Scores, epsilon: float, delta: float, level: float) -> float:
-    """How far TPR exceeds e^eps FPR + delta at a threshold, surely: positive is an alarm.
-
-    The threshold is chosen on one half of the scores (every second of each kind) and tested on the other half with
-    exact one-sided bounds on both rates, so choosing it costs nothing.
-
-    Args:
-        members: Scores of members.
-        others: Scores of non-members.
-        epsilon: Accounted epsilon.
-        delta: Its delta.
-        level: Probability that an honest mechanism raises no alarm, at least.
-    """
-    grow = math.exp(min(epsilon, 700.0))
-    candidates = np.unique(np.concatenate([members[::2], others[::2]]))
-    tail = 1 - (1 - level) / 2
-    lower = _lower(candidates, members[::2], tail)
-    upper = _upper(candidates, others[::2], tail)
-    threshold = candidates[int(np.argmax(lower - grow * upper))]
-    at = np.array([threshold])
-    return float((_lower(at, members[1::2], tail) - grow * _upper(at, others[1::2], tail) - delta)[0])
-
-
-def _lower(thresholds: Scores, scores: Scores, level: float) -> Scores:
-    from scipy.stats import beta
-
-    n = len(scores)
-    above = n - np.searchsorted(np.sort(scores), thresholds, side="left")
-    bound: Scores = np.where(above > 0, beta.ppf(1 - level, np.maximum(above, 1), n - above + 1), 0.0)
-    return bound
-
-
-def _upper(thresholds: Scores, scores: Scores, level: float) -> Scores:
-    from scipy.stats import beta
-
-    n = len(scores)
-    above = n - np.searchsorted(np.sort(scores), thresholds, side="left")
-    bound: Scores = np.where(above < n, beta.ppf(level, above + 1, np.maximum(n - above, 1)), 1.0)
-    return bound
 
 
 def stands_out(values: Sequence[float], decoys: Sequence[Sequence[float]], draws: int = 20_000) -> float:

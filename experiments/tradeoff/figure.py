@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from experiments.study import ROOT
+from experiments.tradeoff.estimates import LEVELS as EPSILONS
+from experiments.tradeoff.estimates import Found, difference, found
 from experiments.tradeoff.run import open_results, read_study
 from experiments.tradeoff.setups import NOMINAL
-from experiments.tradeoff.summary import EPSILONS, Found, difference, found
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +189,7 @@ def _clients(axis: Axes, results: Results) -> None:
         axis.errorbar(
             at,
             [gain.value for gain in gains],
-            yerr=[gain.error for gain in gains],
+            yerr=[gain.error or 0.0 for gain in gains],
             color=colour,
             marker="o",
             capsize=3,

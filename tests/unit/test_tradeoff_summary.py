@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,3 +258,40 @@ def test_tables_name_what_they_hold_against_what() -> None:
     assert domains[0] == "| set-up | ε | amazon | nyt |"
     assert domains[2] == "| zero-shot | – | 0.400 | 0.200 |"
     assert all("±" in line for line in domains[3:])
+
+
+def test_figures_read_the_levels_that_tables_read() -> None:
+    from experiments.tradeoff import figure
+
+    results = everything()
+    table = [line.split(" | ") for line in summary.against_local(results)[2:]]
+    drawn = [
+        (epsilon, n, f"{f.loss().value:.3f}")
+        for epsilon, sigma in estimates.LEVELS.items()
+        for n, f in figure.of_silos(results, sigma)
+        if n > 1
+    ]
+    assert drawn == [(int(row[0].strip("| ")), int(row[2]), row[3]) for row in table]
+    # Where no level is measured nothing is drawn between its neighbours.
+    del results["hedge", 1.652]
+    assert [n for n, _ in figure.of_silos(results, 0.424)] == [1, 4, 64]
+
+
+def test_figures_have_one_colour_a_thing_named_lines_and_axes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.tradeoff import figure
+    from matplotlib.figure import Figure
+
+    sheets: dict[str, Figure] = {}
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: sheets.setdefault(path.stem, self))
+    figure.draw(everything(), tmp_path)
+    assert len(set(figure.COLOURS.values())) == len(figure.COLOURS)
+    for name, promise in (("tradeoff", "per record, add-remove"), ("client_level", "per client, zero-out")):
+        title = sheets[name].get_suptitle()
+        assert f"ε {promise}, δ = 1e-5, against the server, no colluders." in title
+        for axis in sheets[name].axes:
+            assert axis.get_ylabel()
+            assert axis.yaxis.get_tick_params()["labelleft"]
+            named = {text.get_color() for text in axis.texts}
+            assert {line.get_color() for line in axis.lines if line.get_linestyle() == "--"} <= named

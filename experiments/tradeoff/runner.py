@@ -34,7 +34,7 @@ from privet.tokenise import Example
 from privet.work import Workplace
 
 BLOCKS = 48
-"""Test records are kept as means over so many blocks of whole groups: differences of two runs are paired by block."""
+"""Losses of test records are kept as sums over so many blocks of whole groups: two runs are paired by block."""
 
 
 @dataclass
@@ -217,7 +217,10 @@ def _clip_norm(ground: Ground, config: Config) -> float:
 
 
 def validate(ground: Ground, setup: Setup, flat: Floats) -> dict[str, Any]:
-    """Loss on public records that the set-up does not train on in its search; rates are chosen by it."""
+    """Mean NLL in nats on public records that the set-up does not train on in its search; rates are chosen by it.
+
+    A record's NLL is that of the right choice, or the mean of its tokens for a task without choices.
+    """
     ground.material.trainer.set_flat(flat)
     asked = ground.held_out if setup.silos == "public" else ground.validation
     nll, _ = losses(ground.material, asked, ground.material.trainer.micro_batch)
@@ -225,7 +228,11 @@ def validate(ground: Ground, setup: Setup, flat: Floats) -> dict[str, Any]:
 
 
 def test(ground: Ground, flat: Floats) -> dict[str, Any]:
-    """Loss on the test records, also by domain and by block."""
+    """Mean NLL in nats on the test records, also by domain; by block the sum of NLL and the number of records.
+
+    A record's NLL is as in :func:`validate`. For tasks with choices also the share answered right, 0 to 1, also by
+    domain, and by block the number answered right.
+    """
     ground.material.trainer.set_flat(flat)
     nll, right = losses(ground.material, ground.test, ground.material.trainer.micro_batch)
     sums, counts = (np.bincount(ground.blocks, weights, BLOCKS) for weights in (nll, None))

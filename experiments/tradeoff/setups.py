@@ -27,7 +27,7 @@ class Setup:
     """One family at one noise multiplier.
 
     Attributes:
-        part: Part of the study, A to G; parts run in this order.
+        part: Part of the study, A to G. Set-ups run in the order of ``families``, in which parts alternate.
         family: Name.
         noise: Noise multiplier; ``None`` where there is no noise.
         raw: Configuration without rate and seed.

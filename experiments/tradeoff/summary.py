@@ -1,250 +1,295 @@
-"""What the rows say: each set-up at its chosen rate, with standard errors, and paired differences.
+"""What the rows say, as tables in Markdown: ``python -m experiments.tradeoff.summary``.
 
-A set-up's figure is the mean over its seeds at the rate that validation chose. Two things make it uncertain, and
-both are in its standard error: the draw of seeds, and the draw of test records. The second is taken over blocks of
-whole groups, so that sentences of one article do not count as independent. Differences of two set-ups are taken block
-by block on the same records.
-
-Run ``python -m experiments.tradeoff.summary`` for the tables in Markdown.
+Numbers and their errors are those of :mod:`experiments.tradeoff.estimates`. An error is "–" where a trained set-up has
+one seed only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import numpy as np
-from experiments.tradeoff.run import count, open_results, read_study
-from experiments.tradeoff.setups import (
-    NOMINAL,
-    Setup,
-    best_rate,
-    grid_rows,
-    missing_searches,
-    searched_of,
-    setups,
+from experiments.tradeoff.estimates import (
+    LEVELS,
+    Estimate,
+    Found,
+    by_seed,
+    difference,
+    found,
+    level,
+    paired,
+    retention,
+    without_noise,
 )
-from numpy.typing import NDArray
-from scipy.stats import t as student
+from experiments.tradeoff.run import count, open_results, read_study
 
-Floats = NDArray[np.float64]
-Row = Mapping[str, Any]
+Results = Mapping[tuple[str, float | None], Found]
+Key = tuple[str, float | None]
+NOTHING = "–"
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its two standard errors.
+def epsilon(value: float | None) -> str:
+    """At most three significant digits, never below the value; `privet.report.numbers.epsilon` has four."""
+    if not value or not math.isfinite(value):
+        return NOTHING
+    exact = Decimal(repr(value))  # the decimal that the row holds, which was rounded up already
+    step = Decimal(1).scaleb(exact.adjusted() - 2)
+    return f"{exact.quantize(step, rounding=ROUND_CEILING).normalize():f}"
 
-    Attributes:
-        value: Mean over seeds and records.
-        over_seeds: Standard error from the seeds; ``None`` with one seed.
-        over_records: Standard error from the test records.
+
+def promise(f: Found) -> str:
+    """Who is told apart from what, by whom: unit, relation, delta and observer of a set-up's epsilon."""
+    privacy = f.setup.raw["privacy"]
+    colluders = privacy["trust"]["colluders"] or "no"
+    delta = f"{privacy['delta']:.0e}".replace("e-0", "e-")
+    return f"per {privacy['unit']}, {privacy['relation']}, δ = {delta}, against the server, {colluders} colluders"
+
+
+def promised(chosen: Sequence[Found]) -> str:
+    """The promise that most set-ups with an epsilon have."""
+    found_at = [promise(f) for f in chosen if f.rows[0].get("epsilon")]
+    return max(dict.fromkeys(found_at), key=found_at.count, default=NOTHING)
+
+
+def traffic(f: Found, what: str) -> float | None:
+    """Bytes of a silo and round: the mean over all rounds of a run, of encoded messages without a seal.
+
+    ``None`` where nothing goes to silos: zero-shot, pooled and public records.
+
+    Args:
+        f: A set-up.
+        what: ``bytes_up`` or ``bytes_down``, which rows hold for all silos and rounds (`LocalEngine`).
     """
-
-    value: float
-    over_seeds: float | None
-    over_records: float
-
-    @property
-    def error(self) -> float:
-        """Both together."""
-        return math.hypot(self.over_seeds or 0.0, self.over_records)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A set-up with its rows at the chosen rate.
-
-    Attributes:
-        setup: The set-up.
-        rate: Chosen rate; ``None`` where nothing is trained.
-        rows: One a seed.
-        search: Runs that the search took.
-        bracketed: Whether the chosen rate lies inside the grid.
-    """
-
-    setup: Setup
-    rate: float | None
-    rows: tuple[Row, ...]
-    search: int
-    bracketed: bool
-
-    @property
-    def nll(self) -> Floats:
-        """Test NLL of each seed, float64 [seeds]."""
-        return np.array([row["test"]["nll"] for row in self.rows], np.float64)
-
-    def blocks(self, what: str = "block_nll") -> tuple[Floats, Floats]:
-        """Sums by block, mean over seeds, and the blocks' records."""
-        sums = np.mean([row["test"][what] for row in self.rows], axis=0)
-        return sums, np.array(self.rows[0]["test"]["block_records"], np.float64)
-
-    def loss(self) -> Estimate:
-        """Test NLL in nats."""
-        return _estimate(self.nll, *self.blocks())
-
-    def accuracy(self) -> Estimate | None:
-        """Test accuracy, for a task with choices."""
-        if "accuracy" not in self.rows[0]["test"]:
-            return None
-        values = np.array([row["test"]["accuracy"] for row in self.rows])
-        return _estimate(values, *self.blocks("block_right"))
-
-
-def _estimate(values: Floats, sums: Floats, records: Floats) -> Estimate:
-    over_seeds = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return Estimate(float(values.mean()), over_seeds, _ratio_error(sums, records))
-
-
-def _ratio_error(sums: Floats, records: Floats) -> float:
-    """Standard error of sum(sums)/sum(records) over blocks (Cochran, Sampling Techniques, 1977, section 2.11)."""
-    kept = records > 0
-    sums, records = sums[kept], records[kept]
-    residuals = sums - sums.sum() / records.sum() * records
-    n = len(sums)
-    return float(math.sqrt(n / (n - 1) * np.square(residuals).sum()) / records.sum())
-
-
-def difference(left: Found, right: Found) -> Estimate:
-    """Test NLL of ``left`` minus ``right``, on the same records; their seeds are independent."""
-    sums, records = left.blocks()
-    others, _ = right.blocks()
-    one, two = left.loss().over_seeds, right.loss().over_seeds
-    over_seeds = None if one is None or two is None else math.hypot(one, two)
-    return Estimate(
-        float(left.nll.mean() - right.nll.mean()), over_seeds, _ratio_error(sums - others, records)
-    )
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The end-to-end comparison with central DP-SGD.
-
-    Attributes:
-        pairs: Pairs of runs.
-        mean: Mean difference of test NLL, hedge minus central.
-        low: Lower end of the 90 % interval over pairs (Student's t).
-        high: Upper end.
-        deviation: Standard deviation of one pair's difference.
-        over_records: Standard error from the test records, for the mean difference.
-    """
-
-    pairs: int
-    mean: float
-    low: float
-    high: float
-    deviation: float
-    over_records: float
-
-
-def paired(left: Found, right: Found) -> Paired | None:
-    """Pairs by rank of seed; ``None`` with fewer than two."""
-    pairs = min(len(left.rows), len(right.rows))
-    if pairs < 2:
+    row = f.rows[0]
+    if not row.get(what) or f.setup.silos in ("public", "pooled"):
         return None
-    gaps = left.nll[:pairs] - right.nll[:pairs]
-    mean, deviation = float(gaps.mean()), float(gaps.std(ddof=1))
-    reach = float(student.ppf(0.95, pairs - 1)) * deviation / math.sqrt(pairs)
-    return Paired(pairs, mean, mean - reach, mean + reach, deviation, difference(left, right).over_records)
+    return float(row[what] / row["rounds"] / row["silos"])
 
 
-def found(study: Mapping[str, Any], rows: Sequence[Row]) -> dict[tuple[str, float | None], Found]:
-    """Set-ups that have at least one row at their chosen rate, by family and noise."""
-    result: dict[tuple[str, float | None], Found] = {}
-    everything = list(setups(study))
-    for setup in everything:
-        searched = searched_of(setup, everything)
-        grid = grid_rows(rows, searched) if searched.rates else []
-        if searched.rates and (not grid or set(searched.rates) - {r["rate"] for r in grid}):
-            continue
-        rate = best_rate(grid) if grid else setup.fixed_rate
-        mine = [r for r in rows if (r["setup"], r["rate"], r["stage"]) == (setup.identity, rate, "final")]
-        mine.sort(key=lambda r: -1 if r["seed"] is None else r["seed"])
-        if mine:
-            bracketed = not searched.rates or not missing_searches(rows, searched, 10**6)
-            result[setup.family, setup.noise] = Found(setup, rate, tuple(mine), len(grid), bracketed)
-    return result
+def _up(f: Found) -> str:
+    """Unsealed, and in brackets what a training round takes under masks."""
+    bytes_ = traffic(f, "bytes_up")
+    if bytes_ is None:
+        return NOTHING
+    sealed = f.rows[0].get("masked_bytes_up")
+    return f"{bytes_:,.0f}" + (f" ({sealed:,})" if sealed else "")
 
 
-def retention(nll: float, zero: float, best: float) -> float:
-    """(score - zero-shot) / (non-private - zero-shot), with NLL as the score."""
-    return (nll - zero) / (best - zero)
+def _down(f: Found, results: Results) -> str:
+    """Marked where the same set-up at another noise took less: what goes down does not depend on noise."""
+    bytes_ = traffic(f, "bytes_down")
+    if bytes_ is None:
+        return NOTHING
+    family = [traffic(g, "bytes_down") for (name, _), g in results.items() if name == f.setup.family]
+    more = any(other is not None and bytes_ > 1.01 * other for other in family)
+    return f"{bytes_:,.0f}{' †' if more else ''}"
 
 
-def table(results: Mapping[tuple[str, float | None], Found], task: str) -> list[str]:
+def _seconds(f: Found) -> str:
+    """Median of the CPU seconds; of those on the wall, marked so, where a row was made before these were kept."""
+    rows = [row for row in f.rows if "seconds" in row]
+    if not rows:
+        return NOTHING
+    if all("cpu_seconds" in row for row in rows):
+        return f"{np.median([row['cpu_seconds'] for row in rows]):.0f}"
+    return f"{np.median([row['seconds'] for row in rows]):.0f} wall"
+
+
+def _kept(f: Found, results: Results) -> str:
+    zeros = (g for g in results.values() if not g.trained and g.setup.task == f.setup.task)
+    zero, best = next(zeros, None), without_noise(results, f)
+    if not f.trained or zero is None or best is None:
+        return NOTHING
+    return "1" if best is f else shown(retention(f, zero, best), digits=2)
+
+
+def table(results: Results, task: str) -> list[str]:
     """A Markdown table of one task's set-ups."""
     chosen = [f for f in results.values() if f.setup.task == task]
-    zero = next((f.loss().value for f in chosen if f.setup.silos == "nobody"), None)
-    best = next((f.loss().value for f in chosen if f.setup.family == "hedge" and _quiet(f)), None)
-    lines = [
-        "| set-up | noise | ε | rate (runs searched) | seeds | NLL | accuracy | retention "
-        "| up, a silo and round | rounds | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+    usual = promised(chosen)
+    heads = [
+        "set-up",
+        "noise",
+        "ε",
+        "rate (runs searched)",
+        "seeds",
+        "NLL",
+        "accuracy",
+        "retention",
+        "up (under masks), B",
+        "down, B",
+        "rounds",
+        "CPU s",
     ]
+    lines = _head(heads)
     for f in chosen:
-        row, loss, accuracy = f.rows[0], f.loss(), f.accuracy()
-        kept = "–"
-        if zero is not None and best is not None and f.setup.silos != "nobody":
-            kept = f"{retention(loss.value, zero, best):.2f}"
-        noise = "–" if f.setup.noise is None or f.setup.noise < NOMINAL else f"{f.setup.noise:g}"
-        seconds = [r.get("cpu_seconds", r["seconds"]) for r in f.rows if "seconds" in r]
-        up = row.get("bytes_up")
+        row, accuracy = f.rows[0], f.accuracy()
+        spent = epsilon(row.get("epsilon"))
+        if spent != NOTHING and promise(f) != usual:
+            spent += f" ({', '.join(promise(f).split(', ')[:2])})"
         cells = [
             f.setup.family,
-            noise,
-            f"{row['epsilon']:.3g}" if row.get("epsilon") else "–",
-            "–" if f.rate is None else f"{f.rate:g}{'' if f.bracketed else ' (edge)'} ({f.search})",
+            NOTHING if f.setup.noise is None or f.quiet else f"{f.setup.noise:g}",
+            spent,
+            NOTHING if f.rate is None else f"{f.rate:g}{'' if f.bracketed else ' (edge)'} ({f.search})",
             str(len(f.rows)),
-            f"{loss.value:.3f} ± {loss.error:.3f}",
-            "–" if accuracy is None else f"{accuracy.value:.3f} ± {accuracy.error:.3f}",
-            kept,
-            "–"
-            if not up or f.setup.silos in ("public", "pooled")
-            else f"{up / row['rounds'] / row['silos']:,.0f} B",
+            shown(f.loss()),
+            NOTHING if accuracy is None else shown(accuracy),
+            _kept(f, results),
+            _up(f),
+            _down(f, results),
             str(row["rounds"]),
-            f"{np.median(seconds):.0f}" if seconds else "–",
+            _seconds(f),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(_line(cells))
     return lines
 
 
-EPSILONS = {8: 0.424, 1: 0.826}
-"""Noise multiplier of the whole sum that each epsilon takes, without colluders."""
-CLOSE = 1.05
-"""A level of noise stands for another that is at most so many times larger or smaller."""
+def notes(results: Results, task: str) -> list[str]:
+    """What the columns of :func:`table` mean."""
+    chosen = [f for f in results.values() if f.setup.task == task]
+    lines = [
+        f"ε is {promised(chosen)}, unless its row says otherwise; rounded up.",
+        "± is one standard error, of seeds and of test records together.",
+        "Retention is (NLL - zero-shot) / (non-private - zero-shot). Non-private is `hedge` without noise or codec, "
+        "over the same layers, records and clients. ± by the delta method.",
+        "Up and down are of one silo and round, mean over rounds, without a seal; in brackets the forecast of one "
+        "training round under masks.",
+    ]
+    if any("†" in _down(f, results) for f in chosen):
+        lines.append(
+            "† made before a codec travelled only when it is new (commit 30ee90f): it went down in every round."
+        )
+    if any("wall" in _seconds(f) for f in chosen):
+        lines.append(
+            "wall: made before CPU seconds were kept; seconds on the wall of a shared machine, not to be compared."
+        )
+    return [f"- {line}" for line in lines]
 
 
-def against_local(results: Mapping[tuple[str, float | None], Found], name: str = "hedge") -> list[str]:
-    """Local noise of n silos is hedge at the root of n times the noise: a Markdown table of what sharing gains."""
-    lines = ["| ε | hedge | n | local noise | gain of hedge |", "|---|---|---|---|---|"]
-    levels = {f.setup.noise: f for (family, _), f in results.items() if family == name and f.setup.noise}
-    for epsilon, sigma in EPSILONS.items():
+def against_local(results: Results, name: str = "hedge") -> list[str]:
+    """Local noise of n silos is hedge at the root of n times the noise: a Markdown table of what sharing gains.
+
+    The last column holds the common seeds alone, as pairs; see :func:`experiments.tradeoff.estimates.by_seed`.
+    """
+    lines = _head(
+        ["ε", "hedge", "n", "local noise", "gain of hedge", "95 % interval", "pairs of seeds alone"]
+    )
+    for at, sigma in LEVELS.items():
         for silos in (4, 16, 64):
-            wanted = math.sqrt(silos) * sigma
-            local = next((f for noise, f in levels.items() if 1 / CLOSE < noise / wanted < CLOSE), None)
-            shared = levels.get(sigma)
+            local, shared = level(results, name, math.sqrt(silos) * sigma), level(results, name, sigma)
             if local and shared:
-                mine, theirs = shared.loss().value, local.loss().value
-                gain = _shown(difference(local, shared))
-                lines.append(f"| {epsilon} | {mine:.3f} | {silos} | {theirs:.3f} | {gain} |")
+                gain, pairs = difference(local, shared), by_seed(local, shared)
+                cells = [
+                    str(at),
+                    f"{shared.loss().value:.3f}",
+                    str(silos),
+                    f"{local.loss().value:.3f}",
+                    shown(gain, signed=True),
+                    interval(gain),
+                    NOTHING
+                    if pairs is None
+                    else f"{pairs[0]}: {shown(pairs[1], signed=True)} {interval(pairs[1])}",
+                ]
+                lines.append(_line(cells))
     return lines
 
 
-def _quiet(f: Found) -> bool:
-    return f.setup.noise is not None and f.setup.noise < NOMINAL
+DOMAINS: tuple[Key, ...] = (
+    ("zero-shot", None),
+    ("public data alone", 0.001),
+    ("hedge", 0.424),
+    ("hedge", 0.826),
+    ("public data alone, top 4 layers", 0.001),
+    ("hedge, top 4 layers", 0.424),
+    ("hedge, top 4 layers", 0.826),
+)
+"""Set-ups that are shown domain by domain: the controls beside hedge."""
+
+
+def domains(results: Results) -> list[str]:
+    """Test NLL by domain, a Markdown table. ± is over seeds alone: rows hold no blocks of a domain."""
+    chosen = [results[key] for key in DOMAINS if key in results]
+    names = sorted({name for f in chosen for name in f.rows[0]["test"]["domain_nll"]})
+    lines = _head(["set-up", "ε", *names])
+    for f in chosen:
+        cells = [f.setup.family, epsilon(f.rows[0].get("epsilon"))]
+        for name in names:
+            values = np.array([row["test"]["domain_nll"][name] for row in f.rows])
+            seeds = len(values)
+            error = f"{values.std(ddof=1) / math.sqrt(seeds):.3f}" if seeds > 1 else NOTHING
+            cells.append(f"{values.mean():.3f}" + (f" ± {error}" if f.trained else ""))
+        lines.append(_line(cells))
+    return lines
+
+
+REFERENCES: dict[str, dict[str, Key]] = {
+    "sentiment": {
+        "zero-shot": ("zero-shot", None),
+        "public data alone": ("public data alone", 0.001),
+        "the same, top 4 layers": ("public data alone, top 4 layers", 0.001),
+        "hedge, ε = 8": ("hedge", 0.424),
+        "hedge, ε = 1": ("hedge", 0.826),
+        "hedge, ε = 0.15": ("hedge", 1.652),
+        "all layers, noise 0.664": ("all layers, identity", 0.664),
+        "all layers, noise 1.98": ("all layers, identity", 1.98),
+    },
+    "nyt": {
+        "zero-shot": ("nyt zero-shot", None),
+        "public data alone": ("nyt, public data alone", 0.001),
+        "10 clients, ε = 8": ("nyt, 10 clients", 1.7),
+        "50 clients, ε = 8": ("nyt, 50 clients", 1.7),
+        "all clients, ε = 8": ("nyt, all clients", 1.7),
+    },
+}
+"""What set-ups of a task are held against; those that have no rows yet are left out."""
+
+
+def differences(results: Results, task: str) -> Iterator[str]:
+    """A Markdown table of differences of test NLL to the task's references, and to the same without noise."""
+    references = {name: results[key] for name, key in REFERENCES[task].items() if key in results}
+    yield from _head(["NLL difference to", *references, "itself without noise or codec"])
+    for f in results.values():
+        if f.setup.task == task and f.trained:
+            others = [*references.values(), without_noise(results, f)]
+            cells = [
+                shown(difference(f, other), signed=True) if other and other is not f else NOTHING
+                for other in others
+            ]
+            yield _line([f.setup.name, *cells])
+
+
+def shown(value: Estimate, *, signed: bool = False, digits: int = 3) -> str:
+    """A number with its standard error, which is "–" where it is unknown."""
+    number = f"{value.value:{'+' if signed else ''}.{digits}f}"
+    return f"{number} ± {NOTHING if value.error is None else f'{value.error:.{digits}f}'}"
+
+
+def interval(value: Estimate) -> str:
+    """Student's 95 % interval."""
+    ends = value.interval()
+    return NOTHING if ends is None else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+    return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     """Print everything that the README of the study quotes."""
-    study = read_study()
-    stored = open_results(study)
-    results = found(study, stored.rows)
+    study: dict[str, Any] = read_study()
+    results = found(study, open_results(study).rows)
     print("\n".join(count(study)))
     for task in study["tasks"]:
         print(f"\n## {task}\n")
-        print("\n".join(table(results, task)))
+        print("\n".join([*table(results, task), "", *notes(results, task)]))
     hedge, central = (results.get((name, 0.424)) for name in ("hedge", "central DP-SGD"))
     if hedge and central and (gap := paired(hedge, central)):
         print(
@@ -253,35 +298,9 @@ def main() -> None:
         )
     for name in ("hedge", "hedge, top 4 layers"):
         print(f"\n{name}\n\n" + "\n".join(against_local(results, name)))
-    for task, named in REFERENCES.items():
-        references = {name: results.get(key) for name, key in named.items()}
-        print("\n| NLL difference to | " + " | ".join(references) + " |\n|---|" + "---|" * len(references))
-        for f in results.values():
-            if f.setup.task == task and f.setup.silos != "nobody":
-                cells = [
-                    _shown(difference(f, other)) if other and other is not f else "–"
-                    for other in references.values()
-                ]
-                print(f"| {f.setup.name} | " + " | ".join(cells) + " |")
-
-
-REFERENCES: dict[str, dict[str, tuple[str, float | None]]] = {
-    "sentiment": {
-        "zero-shot": ("zero-shot", None),
-        "public data alone": ("public data alone", 0.001),
-        "the same, top 4 layers": ("public data alone, top 4 layers", 0.001),
-        "hedge, ε = 8": ("hedge", 0.424),
-        "hedge, ε = 1": ("hedge", 0.826),
-    },
-    "nyt": {
-        "zero-shot": ("nyt zero-shot", None),
-        "public data alone": ("nyt, public data alone", 0.001),
-    },
-}
-
-
-def _shown(gap: Estimate) -> str:
-    return f"{gap.value:+.3f} ± {gap.error:.3f}"
+    print("\nNLL by domain, ± over seeds alone\n\n" + "\n".join(domains(results)))
+    for task in study["tasks"]:
+        print("\n" + "\n".join(differences(results, task)))
 
 
 if __name__ == "__main__":

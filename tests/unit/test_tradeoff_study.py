@@ -1,4 +1,4 @@
-"""The trade-off study: what it declares is what it runs, searches never meet test records, and its statistics."""
+"""The trade-off study: what it declares is what it runs, and searches never meet test records."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import experiments.study
-import numpy as np
 import pytest
-from experiments.tradeoff import run, summary
+from experiments.tradeoff import estimates, run, summary
 from experiments.tradeoff.setups import Setup, declared, merged, missing_searches, setups
 
 STUDY = run.read_study()
@@ -105,7 +104,7 @@ def test_what_is_declared_is_what_runs(fake: FakeRunner) -> None:
     assert sum(int(c) for _, _, c in counts) == len(added)
     # Searches never meet the test records.
     assert all(("test" in row) == (row["stage"] == "final") for row in rows)
-    results = summary.found(STUDY, rows)
+    results = estimates.found(STUDY, rows)
     assert len(results) == len({(s.family, s.noise) for s in setups(STUDY)})
     assert results["hedge", 1.652].rate == 80.0
     assert len(summary.against_local(results)) == 2 + 2 * 3
@@ -148,40 +147,3 @@ def test_another_kind_replaces_its_section() -> None:
         "schedule": {"rounds": 3, "local": {"steps": 2, "batch_size": 4}},
     }
     assert merged(base, over) == expected
-
-
-def found_with(losses: list[list[float]]) -> summary.Found:
-    """A set-up with one run a list of mean losses by block, ten records each."""
-    rows = [
-        {
-            "seed": seed,
-            "test": {
-                "nll": float(np.mean(blocks)),
-                "block_nll": [10 * x for x in blocks],
-                "block_records": [10] * len(blocks),
-            },
-        }
-        for seed, blocks in enumerate(losses)
-    ]
-    setup = next(iter(setups(STUDY)))
-    return summary.Found(setup, 1.0, tuple(rows), 3, True)
-
-
-def test_differences_are_paired_by_block() -> None:
-    """A shift that all records share is certain, however much the records differ."""
-    generator = np.random.default_rng(0)
-    blocks = generator.uniform(0, 1, 40)
-    left = found_with([list(blocks + 0.1), list(blocks + 0.1)])
-    gap = summary.difference(left, found_with([list(blocks), list(blocks)]))
-    assert gap.value == pytest.approx(0.1)
-    assert gap.over_records == pytest.approx(0, abs=1e-12)
-    assert left.loss().over_records == pytest.approx(blocks.std(ddof=1) / math.sqrt(40), rel=1e-9)
-
-
-def test_the_interval_over_pairs_is_students() -> None:
-    left, right = found_with([[0.30] * 2, [0.32] * 2, [0.31] * 2]), found_with([[0.30] * 2] * 3)
-    found = summary.paired(left, right)
-    assert found is not None
-    assert (found.pairs, found.mean) == (3, pytest.approx(0.01))
-    # Student's 95 % point with two degrees of freedom is 2.919986
-    assert found.high - found.mean == pytest.approx(2.919986 * 0.01 / math.sqrt(3), rel=1e-5)

@@ -1,4 +1,4 @@
-"""What the rows say, as tables in Markdown: ``python -m experiments.tradeoff.summary``.
+"""What the rows say, as tables in Markdown: ``python -m experiments.tradeoff.summary`` writes `results/tables.md`.
 
 Numbers and their errors are those of :mod:`experiments.tradeoff.estimates`. An error is "–" where a trained set-up has
 one seed only.
@@ -12,6 +12,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import numpy as np
+from experiments.study import ROOT
 from experiments.tradeoff.estimates import (
     LEVELS,
     Estimate,
@@ -24,11 +25,12 @@ from experiments.tradeoff.estimates import (
     retention,
     without_noise,
 )
-from experiments.tradeoff.run import count, open_results, read_study
+from experiments.tradeoff.run import RESULTS, count, open_results, read_study
 
 Results = Mapping[tuple[str, float | None], Found]
 Key = tuple[str, float | None]
 NOTHING = "–"
+TABLES = RESULTS.with_name("tables.md")
 
 
 def epsilon(value: float | None) -> str:
@@ -282,25 +284,38 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    """Print everything that the README of the study quotes."""
-    study: dict[str, Any] = read_study()
-    results = found(study, open_results(study).rows)
-    print("\n".join(count(study)))
+def page(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """All tables, as `results/tables.md` holds them."""
+    results = found(study, rows)
+    lines = [
+        "# What the rows say",
+        "",
+        "Written by `python -m experiments.tradeoff.summary` from `smollm2.json`.",
+    ]
     for task in study["tasks"]:
-        print(f"\n## {task}\n")
-        print("\n".join([*table(results, task), "", *notes(results, task)]))
+        lines += ["", f"## {task}", "", *table(results, task), "", *notes(results, task)]
+    lines += ["", "## hedge and central DP-SGD"]
     hedge, central = (results.get((name, 0.424)) for name in ("hedge", "central DP-SGD"))
     if hedge and central and (gap := paired(hedge, central)):
-        print(
-            f"\nhedge - central: {gap.mean:+.4f}, 90 % interval [{gap.low:+.4f}, {gap.high:+.4f}] over {gap.pairs} "
-            f"pairs, deviation of a pair {gap.deviation:.4f}, error from test records {gap.over_records:.4f}"
-        )
+        lines += [
+            "",
+            f"hedge - central: {gap.mean:+.4f}, 90 % interval [{gap.low:+.4f}, {gap.high:+.4f}] over {gap.pairs} "
+            f"pairs, deviation of a pair {gap.deviation:.4f}, error from test records {gap.over_records:.4f}",
+        ]
     for name in ("hedge", "hedge, top 4 layers"):
-        print(f"\n{name}\n\n" + "\n".join(against_local(results, name)))
-    print("\nNLL by domain, ± over seeds alone\n\n" + "\n".join(domains(results)))
+        lines += ["", f"## Shared and local noise: {name}", "", *against_local(results, name)]
+    lines += ["", "## NLL by domain", "", "± over seeds alone.", "", *domains(results)]
     for task in study["tasks"]:
-        print("\n" + "\n".join(differences(results, task)))
+        lines += ["", f"## Differences of NLL: {task}", "", *differences(results, task)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the tables and write them."""
+    study: dict[str, Any] = read_study()
+    told = page(study, open_results(study).rows)
+    TABLES.write_text(told, encoding="utf-8")
+    print("\n".join([*count(study), "", told, f"wrote {TABLES.relative_to(ROOT)}"]))
 
 
 if __name__ == "__main__":

@@ -295,3 +295,8 @@ def test_figures_have_one_colour_a_thing_named_lines_and_axes(
             assert axis.yaxis.get_tick_params()["labelleft"]
             named = {text.get_color() for text in axis.texts}
             assert {line.get_color() for line in axis.lines if line.get_linestyle() == "--"} <= named
+
+
+def test_the_tables_that_stand_are_what_the_rows_say() -> None:
+    told = summary.page(STUDY, run.open_results(STUDY).rows)
+    assert summary.TABLES.read_text(encoding="utf-8") == told, "run python -m experiments.tradeoff.summary"

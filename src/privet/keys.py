@@ -140,6 +140,7 @@ class SecretStore(_Unpicklable):
         self._directory.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.mkdir(self._directory, 0o700)
+            _sync(self._directory.parent)  # a secret is on the disk only with the folder that it lies in
         except FileExistsError:
             _require_private(self._directory, os.stat(self._directory), "0700", "chmod 700")
             self._tidy()
@@ -216,7 +217,7 @@ class SecretStore(_Unpicklable):
                         return False
         finally:
             temporary.unlink(missing_ok=True)
-        self._sync_directory()
+        _sync(self._directory)
         return True
 
     def _temporary(self, name: str) -> tuple[Path, int]:
@@ -251,12 +252,13 @@ class SecretStore(_Unpicklable):
             self.write(name, os.urandom(length), replace=False)
         return self.read(name)
 
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _require_private(path: Path, status: os.stat_result, allowed: str, command: str) -> None:

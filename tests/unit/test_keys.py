@@ -281,6 +281,25 @@ def test_trap_10_the_counter_reaches_the_disk_before_the_key_exists(
         keys.draw("noise", RoundId(0))
 
 
+def test_a_new_folder_of_secrets_is_on_the_disk_before_a_secret_lies_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure between the two would take the folder, and with it what a client signed."""
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(keys_module.os, "fsync", note)
+    store = SecretStore(tmp_path / "client")
+    assert synced == [tmp_path]
+    store.write("root.key", bytes(32))
+    SecretStore(tmp_path / "client")
+    assert synced[2:] == [tmp_path / "client"]
+
+
 def test_a_test_seed_repeats_draws_per_party_and_unit_keys_for_all() -> None:
     one, again, other = (ClientKeys.from_insecure_test_seed(7, party) for party in (0, 0, 1))
     assert one.insecure

@@ -230,7 +230,7 @@ def test_malformed_replies_drop_out_alone() -> None:
 
 
 def test_shares_that_do_not_fit_together_abort_the_round() -> None:
-    """A client that gives wrong shares spoils the round, and the server notices: nothing wrong is opened."""
+    """Where none can be spared, one wrong share spoils the round, and the server notices: nothing wrong is opened."""
 
     class Liar:
         def __init__(self, client: masked.MaskedClient, row: int) -> None:
@@ -244,7 +244,8 @@ def test_shares_that_do_not_fit_together_abort_the_round() -> None:
                 answer = {**answer, "shares": shares}
             return answer
 
-    for row, message in ((0, "the seed of party 0"), (4, "the key of party 4")):
+    culprits = "do not fit together: one of the givers 0, 1, 2, 3 gave a wrong one, or party"
+    for row, message in ((1, f"the seed of party 1 {culprits} 1"), (4, f"the key of party 4 {culprits} 4")):
         cohort = Cohort(5)
         cohort.clients[0] = Liar(cohort.clients[0], row)  # type: ignore[call-overload]  # what the cohort uses
         with pytest.raises(RoundAborted, match=message):
@@ -260,7 +261,7 @@ def test_a_server_opens_prepared_rounds_with_their_survivors_only() -> None:
     with pytest.raises(RoundAborted, match="gave shares"):
         cohort.drive(cohort.server.open(ROUND, 50, replies), silent=lambda op, party: op == UNMASK)
     fewer = {party: replies[party] for party in range(4)}
-    with pytest.raises(RoundAborted, match="settled before"):
+    with pytest.raises(RoundAborted, match="settled before is missing now; it is party 4"):
         cohort.drive(cohort.server.open(ROUND, 50, fewer))
     assert cohort.is_sum(cohort.drive(cohort.server.open(ROUND, 50, replies)), values)
 

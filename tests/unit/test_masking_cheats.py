@@ -1,4 +1,4 @@
-"""Clients that cheat when keys for masks are exchanged: the round goes on without them, and nobody else is blamed."""
+"""Clients that cheat when keys for masks are exchanged, or masks recovered: the round goes on, or they are named."""
 
 from __future__ import annotations
 
@@ -119,6 +119,67 @@ def test_half_of_the_others_are_not_believed_when_they_accuse_a_party(
     cohort.restart(range(4))
     everybody = (0, 1, 2, 3) if left_out else (0, 1, 2, 3, 4)
     assert cohort.drive(cohort.server.prepare(RoundId(0, 1))) == everybody
+
+
+@pytest.mark.parametrize("absent", [(), (3,)], ids=["of all", "of one that dropped out"])
+def test_a_party_that_gives_wrong_shares_is_named_and_the_round_goes_on(absent: tuple[int, ...]) -> None:
+    """At every attempt: five shares are enough, and six or seven are given."""
+
+    def flip(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        answer = honest()
+        return {"shares": np.asarray(answer["shares"]) ^ np.uint8(1)} if op == UNMASK else answer
+
+    cohort = Cohort(7, fresh_noise=True)
+    cohort.clients[1] = Cheat(cohort.clients[1], flip)  # type: ignore[call-overload]  # what the cohort uses
+    for attempt in range(2):
+        values, round = some_values(7, 50, seed=attempt), RoundId(0, attempt)
+        cohort.drive(cohort.server.prepare(round))
+        sealed = cohort.seal(round, values, [party for party in range(7) if party not in absent])
+        try:
+            opened = cohort.drive(cohort.server.open(round, 50, sealed))
+        except RoundAborted as reason:
+            pytest.fail(f"the round ends: {reason}")
+        assert cohort.is_sum(opened, values)
+        assert opened.survivors == tuple(sorted(sealed))
+        misfit = "its shares from parties 0, 1, 2, 3, 4, 5, 6 do not fit those of the others"
+        assert opened.refused == {1: misfit}
+
+
+def test_a_party_that_signs_other_survivors_is_named() -> None:
+    def sign(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        return {"signature": bytes(64)} if op == SURVIVORS else honest()
+
+    with pytest.raises(RoundAborted, match=r"3 of 4 parties signed .*; party 4: signed something else"):
+        cheating(sign).round(ROUND, some_values(5, 50), absent=(3,))
+
+
+def test_a_party_that_gives_shares_of_another_number_is_named() -> None:
+    def short(op: str, body: Body, honest: Callable[[], Body]) -> Body:
+        answer = honest()
+        return {"shares": np.asarray(answer["shares"])[:-1]} if op == UNMASK else answer
+
+    cohort, values = cheating(short), some_values(5, 50)
+    with pytest.raises(RoundAborted, match="party 3: no answer; party 4: shares of another number"):
+        cohort.round(ROUND, values, lost=(3,))
+
+
+def test_a_party_without_which_nobody_signs_is_named() -> None:
+    """Without noise survivors are settled once they are signed; then one of them withholds or spoils its words."""
+    cohort, values = Cohort(4), some_values(4, 50)
+    with pytest.raises(RoundAborted, match="gave shares"):
+        cohort.round(RoundId(0), values, lost=(0, 1, 2, 3))
+    for attempt, reason in (
+        (1, "party 2: masked with the keys of another epoch"),
+        (2, "no words of party 2"),
+    ):
+        round = RoundId(0, attempt)
+        cohort.drive(cohort.server.prepare(round))
+        sealed = cohort.seal(round, values, range(4))
+        sealed[2] = {**sealed[2], "epoch": int(sealed[2]["epoch"]) + 99}  # type: ignore[call-overload]  # a number
+        if attempt == 2:
+            del sealed[2]
+        with pytest.raises(RoundAborted, match=f"party 3: opened-before.*{reason}"):
+            cohort.drive(cohort.server.open(round, 50, sealed))
 
 
 @pytest.mark.parametrize(

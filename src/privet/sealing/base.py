@@ -8,7 +8,7 @@ public grid, already clipped, noised and range-checked: sealing only adds modulo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -210,6 +210,23 @@ def check_cohort(level: str, parties: int, floor: int) -> int:
         return floor
     least = max(floor, FEWEST_PARTIES)
     return max(least, recovery_threshold(parties)) if "masked" in level else least
+
+
+def reasons(failed: Mapping[int, str]) -> str:
+    """Who failed and why, to follow the text of a `RoundAborted`; empty where nobody did."""
+    return "".join(f"; party {party}: {reason}" for party, reason in sorted(failed.items()))
+
+
+def named(what: str, parties: Iterable[int]) -> str:
+    """Whom something is said of, to follow the text of a `RoundAborted`; empty where it is nobody."""
+    numbers = ", ".join(f"party {party}" for party in sorted(parties))
+    return f"; {what} {numbers}" if numbers else ""
+
+
+def missing_survivors(settled: Iterable[int], came: Iterable[int]) -> str:
+    """The text of a `RoundAborted` where the survivors are settled and not all of them came again."""
+    missing = set(settled) - set(came)
+    return f"a survivor that was settled before is missing now{named('it is', missing)}"
 
 
 def checked(schema: Schema, body: Body) -> Body:

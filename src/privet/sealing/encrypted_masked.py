@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from privet.protocol import RoundAborted, RoundId, Steps
 from privet.sealing import encrypted, masked
-from privet.sealing.base import Opened, SealingPlan, Store
+from privet.sealing.base import Opened, SealingPlan, Store, missing_survivors, named, reasons
 from privet.sealing.bfv import Words
 from privet.sealing.bfv_parameters import BfvParameters
 from privet.sealing.encrypted import BfvHolder, BfvScheme
@@ -177,16 +177,23 @@ class EncryptedMaskedServer(EncryptedServer):
         """
         uploads, refused = self._accept(round, count, replies, self.masking.epoch_of(round))
         total = self._add(uploads, refused)
-        masks = yield from self.masking.recover(round, tuple(uploads), question)
+        try:
+            masks = yield from self.masking.recover(round, tuple(uploads), question)
+        except RoundAborted as reason:
+            # whoever is missing may be whom the others insist on
+            missing = named("no words of", self.masking.absent(uploads))
+            raise RoundAborted(f"{reason}{missing}{reasons(refused)}") from None
         if masks.survivors != tuple(uploads):
             # settled before a restart, while one contribution more or less was there
             uploads = {party: uploads[party] for party in masks.survivors}
             total = self._add(uploads, refused)
+            if masks.survivors != tuple(uploads):
+                raise RoundAborted(f"{missing_survivors(masks.survivors, uploads)}{reasons(refused)}")
         p = self._bfv.parameters
         words = masks.total(p.degree * p.ciphertexts(count))
         for ciphertext, row in zip(total, _rows(words, p.degree), strict=True):
             self._bfv.subtract_words(ciphertext, row)
-        return self._opened(round, uploads, total, refused)
+        return self._opened(round, uploads, total, {**masks.misfits, **refused})
 
 
 def _rows(words: NDArray[Any], degree: int) -> Iterator[Words]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.packing import pack
-from privet.protocol import RoundId, Steps
+from privet.protocol import RoundAborted, RoundId, Steps
 from privet.sealing.agreement import BLOB_OVERHEAD, KEY_BYTES
-from privet.sealing.base import Opened, SealingPlan, SealingRefused, recovery_threshold
+from privet.sealing.base import Opened, SealingPlan, SealingRefused, named, reasons, recovery_threshold
 from privet.sealing.identity import SIGNATURE_BYTES
 from privet.sealing.masking import MaskingClient
 from privet.sealing.masking_messages import (
@@ -103,10 +103,15 @@ class MaskedServer:
             if replies[party]["epoch"] != self._unmasking.epoch_of(round):
                 refused[party] = "masked with the keys of another epoch"
                 del packed[party]
-        masks = yield from self._unmasking.recover(round, packed, question)
+        try:
+            masks = yield from self._unmasking.recover(round, packed, question)
+        except RoundAborted as reason:
+            # whoever is missing may be whom the others insist on
+            missing = named("no words of", self._unmasking.absent(packed))
+            raise RoundAborted(f"{reason}{missing}{reasons(refused)}") from None
         words = sum_words(group, count, {party: packed[party] for party in masks.survivors})
         masks.remove(words)
-        return Opened(masks.survivors, group.centred(words), refused=refused)
+        return Opened(masks.survivors, group.centred(words), refused={**masks.misfits, **refused})
 
 
 def masked_schema(count: int, bits: int) -> Schema:

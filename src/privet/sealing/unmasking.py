@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from privet import wire
 from privet.keys import derive
 from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
-from privet.sealing import shamir
 from privet.sealing.agreement import BLOB_OVERHEAD, EphemeralKey, usable
-from privet.sealing.base import Store, recovery_threshold
-from privet.sealing.epochs import BAD_SHARES, PublicKeys, commitment, pack_peers
+from privet.sealing.base import Store, missing_survivors, reasons, recovery_threshold
+from privet.sealing.epochs import BAD_SHARES, PublicKeys, pack_peers
 from privet.sealing.identity import verify
 from privet.sealing.masking_messages import (
     ADVERTISE,
@@ -36,6 +35,7 @@ from privet.sealing.masking_messages import (
     round_array,
 )
 from privet.sealing.masks import Group, Words, add_masks
+from privet.sealing.recombining import Recombination, commits_to, makes
 from privet.sealing.roster import Roster
 from privet.sealing.server_memory import ServerEpoch, ServerMemory
 from privet.wire import Body, Message
@@ -52,12 +52,14 @@ class Masks:
         group: The group.
         plus: Keys of masks that are in the sum.
         minus: Keys of masks that are in the sum with the opposite sign.
+        misfits: Parties whose shares did not fit and were not used, and how that is said.
     """
 
     survivors: tuple[int, ...]
     group: Group
     plus: tuple[bytes, ...] = field(repr=False)
     minus: tuple[bytes, ...] = field(repr=False)
+    misfits: Mapping[int, str] = field(default_factory=dict)
 
     def remove(self, words: Words) -> None:
         """Take the masks off a sum of the survivors' words, residues ``[count]``, in place."""
@@ -138,7 +140,7 @@ class MaskingServer:
             memory.keep_progress(due=round, survivors=())
         failed = yield from self._deliver()
         ready = memory.progress.ready
-        self._require(len(ready), f"have keys for masks{_reasons(failed)}")
+        self._require(len(ready), f"have keys for masks{reasons(failed)}")
         return ready
 
     def _renew(self, round: RoundId, have_keys: bool) -> Steps[None]:
@@ -251,6 +253,10 @@ class MaskingServer:
 
     # ---- recovery
 
+    def absent(self, came: Collection[int]) -> tuple[int, ...]:
+        """Members of the roster that are not among those whose words came."""
+        return tuple(party for party in range(self._roster.size) if party not in came)
+
     def recover(self, round: RoundId, candidates: Collection[int], question: bytes = b"") -> Steps[Masks]:
         """Settle the survivors of a round and rebuild the masks in their sum.
 
@@ -272,7 +278,7 @@ class MaskingServer:
             self._require(len(survivors), "sent words")
             self._memory.keep_progress(survivors=survivors)
         elif not set(survivors) <= set(candidates):
-            raise RoundAborted("a survivor that was settled before is missing now")
+            raise RoundAborted(missing_survivors(survivors, candidates))
         signatures = yield from self._collect_signatures(round, survivors)
         shares = yield from self._collect_shares(round, survivors, signatures)
         return self._rebuild(epoch, round, survivors, shares, question)
@@ -300,10 +306,12 @@ class MaskingServer:
                 key, signature = self._roster.public_key(party), bytes(reply["signature"])
                 if verify(key, signature, SURVIVORS, self._roster.hash, content):
                     signatures[party] = byte_row(signature)
+                else:
+                    failed[party] = "signed something else"
             if len(signatures) >= self._threshold:
                 return signatures
         raise RoundAborted(
-            f"{len(signatures)} of {self._threshold} parties signed the survivors{_reasons(failed)}"
+            f"{len(signatures)} of {self._threshold} parties signed the survivors{reasons(failed)}"
         )
 
     def _addressees(self, first: Iterable[int]) -> list[tuple[int, ...]]:
@@ -328,9 +336,11 @@ class MaskingServer:
             for party, reply in self._well_formed(UNMASK, replies).items():
                 if len(reply["shares"]) == len(self._epoch().members):
                     shares[party] = reply["shares"]
+                else:
+                    failed[party] = "shares of another number of seeds"
             if len(shares) >= self._threshold:
                 return shares
-        raise RoundAborted(f"{len(shares)} of {self._threshold} parties gave shares{_reasons(failed)}")
+        raise RoundAborted(f"{len(shares)} of {self._threshold} parties gave shares{reasons(failed)}")
 
     def _rebuild(
         self,
@@ -342,23 +352,21 @@ class MaskingServer:
     ) -> Masks:
         plus: list[bytes] = []
         minus: list[bytes] = []
-        combiner = shamir.Combiner(shares, self._threshold)
+        recombination = Recombination(shares, self._threshold)
         slot = epoch.rounds.index(round)
         for index, (party, keys) in enumerate(epoch.members.items()):
-            seed = combiner.combine({giver: rows[index].tobytes() for giver, rows in shares.items()})
             if party in survivors:
-                if commitment(seed) != keys.commitments[slot].tobytes():
-                    raise RoundAborted(f"shares of the seed of party {party} do not fit together")
+                fits = commits_to(keys.commitments[slot].tobytes())
+                seed = recombination.seed(index, party, f"the seed of party {party}", fits)
                 plus.append(derive(seed, *self._context.self_mask(epoch.number, round, party)))
                 continue
-            key = EphemeralKey(seed)
-            if key.public != keys.mask_keys[slot].tobytes():
-                raise RoundAborted(f"shares of the key of party {party} do not fit together")
+            fits = makes(keys.mask_keys[slot].tobytes())
+            key = EphemeralKey(recombination.seed(index, party, f"the key of party {party}", fits))
             for survivor in survivors:
                 purpose = self._context.pair_mask(epoch.number, round, question, party, survivor)
                 pair = key.agree(epoch.members[survivor].mask_keys[slot].tobytes(), *purpose)
                 (plus if survivor < party else minus).append(pair)
-        return Masks(survivors, self.group, tuple(plus), tuple(minus))
+        return Masks(survivors, self.group, tuple(plus), tuple(minus), recombination.misfits)
 
     def _require(self, count: int, what: str) -> None:
         if count < self._least:
@@ -374,10 +382,6 @@ class MaskingServer:
                 continue
             good[party] = replies.ok[party]
         return good
-
-
-def _reasons(failed: Mapping[int, str]) -> str:
-    return "".join(f"; party {party}: {reason}" for party, reason in sorted(failed.items()))
 
 
 def _accused(members: Sequence[int], failed: Mapping[int, str]) -> set[int]:

@@ -20,16 +20,16 @@ ROUND = RoundId(0)
 
 
 def cohort(size: int = 4, run: str = "run") -> tuple[Roster, list[EncryptedClient], EncryptedServer]:
-    identities = [Identity.generate() for _ in range(size)]
+    identities, parameters = [Identity.generate() for _ in range(size)], BfvParameters.for_values(16, size)
     roster = Roster.in_memory([f"site {i}" for i in range(size)], identities)
     clients = [
         encrypted.encrypted_client(
-            run=run, roster=roster, identity=identity, store=MemoryStore(), parameters=PARAMETERS, least=3
+            run=run, roster=roster, identity=identity, store=MemoryStore(), parameters=parameters, least=3
         )
         for identity in identities
     ]
     server = encrypted.encrypted_server(
-        run=run, roster=roster, parameters=PARAMETERS, floor=3, store=MemoryStore()
+        run=run, roster=roster, parameters=parameters, floor=3, store=MemoryStore()
     )
     return roster, clients, server
 

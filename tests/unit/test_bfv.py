@@ -15,12 +15,14 @@ import tenseal.sealapi as seal
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.ciphertexts import REPEATED, cancelling, frame, message
 
 from privet.errors import PrivetError
-from privet.sealing.additive import CiphertextRefused
+from privet.sealing.additive import CiphertextRefused, SumRefused
 from privet.sealing.bfv import SEED_BYTES, Bfv, BfvKey
 from privet.sealing.bfv_parameters import BfvParameters, is_prime, prime_from
 from privet.sealing.seal_memory import MemoryFile
+from privet.sealing.zstd_frame import MOST_BLOCKS
 
 Integers = NDArray[np.int64]
 SEED = bytes(range(SEED_BYTES))
@@ -239,13 +241,72 @@ def test_malformed_ciphertexts_are_refused_with_the_reason() -> None:
         data[:-1]: "truncated or trailing",
         data[: len(data) // 2]: "truncated or trailing",
         data + b"\0": "truncated or trailing",
-        data[:16] + bytes(len(data) - 16): "SEAL refuses",
+        data[:16] + bytes(len(data) - 16): "as SEAL packs",
+        data[:40] + bytes(len(data) - 40): "SEAL refuses",
         zeros_under(narrower): "SEAL refuses",
     }
     for malformed, reason in cases.items():
         with pytest.raises(CiphertextRefused, match=reason):
             bfv.load(malformed, fresh=True)
     assert bfv.load(full, fresh=False).size() == 2
+
+
+def test_a_full_ciphertext_is_refused_however_small_it_was_packed() -> None:
+    """Half of it is one byte over and over, so it has the size of one whose uniform half is a seed."""
+    bfv, _ = make()
+    for data in cancelling(bfv):
+        assert len(data) <= bfv.parameters.most_fresh_bytes
+        with pytest.raises(CiphertextRefused, match="unpacks to more"):
+            bfv.load(data, fresh=True)
+        assert bfv.load(data, fresh=False).size() == 2
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [(0, b"x", 1)],
+        [(REPEATED, b"\0", 1 << 17)] * 3,
+        [(REPEATED, b"\0", 500)] * (MOST_BLOCKS + 1),
+        [(3, b"", 0)],
+    ],
+    ids=["less than it says", "more than it says", "many small blocks", "a block of no kind"],
+)
+def test_what_unpacks_to_another_size_than_it_says_is_refused(blocks: list[tuple[int, bytes, int]]) -> None:
+    bfv, _ = make()
+    with pytest.raises(CiphertextRefused, match=r"SEAL refuses|not one whole frame"):
+        bfv.load(message(bfv, frame(33_000, *blocks)), fresh=True)
+
+
+def test_what_would_unpack_to_150_megabytes_is_refused_before() -> None:
+    """SEAL would unpack it and then read no more than the ciphertext at its beginning."""
+    bfv, key = make(16, 4)
+    (data,) = key.encrypt(bfv.pack(np.arange(10)))
+    bomb = frame(150 << 20, *[(REPEATED, b"\0", 1 << 17)] * 1200)
+    for body in (bomb, data[16:] + bomb, bomb[:4] + b"\0\x88" + bomb[9:]):
+        with pytest.raises(CiphertextRefused, match=r"unpacks to more|as SEAL packs"):
+            bfv.load(message(bfv, body), fresh=True)
+
+
+def test_ciphertexts_of_two_primes_and_a_large_degree_are_packed_in_one_frame_too() -> None:
+    first = prime_from(1 << 55, 8192)
+    second = prime_from(first + 1, 8192)
+    special = prime_from(second + 1, 8192)
+    large = BfvParameters(8192, (first, second), special, prime_from(1 << 20, 8192), 1 << 16, 1, 3)
+    assert BfvKey(Bfv(large), SEED).check_budget() > 0
+
+
+@pytest.mark.parametrize("senders", [2, 3])
+def test_ciphertexts_of_whose_sum_nothing_is_left_are_refused_together(
+    senders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were full ciphertexts taken, as under CKKS: SEAL adds none whose encryption would be gone."""
+    bfv, key = make(16, 4)
+    honest = next(key.encrypt(bfv.pack(np.arange(10))))
+    monkeypatch.setattr(BfvParameters, "most_fresh_bytes", BfvParameters.most_sum_bytes)
+    with pytest.raises(SumRefused) as caught:
+        bfv.add([*cancelling(bfv, senders), honest])
+    assert caught.value.terms == senders
+    bfv.add([honest, *cancelling(bfv, senders)])
 
 
 def zeros_under(p: BfvParameters) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tenseal
 
-from privet.sealing.additive import CiphertextRefused
+from privet.sealing.additive import CiphertextRefused, SumRefused
 from privet.sealing.base import SealingRefused
 from privet.sealing.ckks import SLOTS, CkksHolder, CkksScheme
 from privet.sealing.run_key import RunKey
@@ -104,6 +104,16 @@ def test_malformed_ciphertexts_are_refused() -> None:
     for bad in cases:
         with pytest.raises(CiphertextRefused):
             scheme.load(bad, fresh=True)
+
+
+def test_ciphertexts_of_whose_sum_nothing_is_left_are_refused_together() -> None:
+    scheme, holder, _ = make(3)
+    (data,) = holder.seal(np.arange(10))
+    vector = scheme.load(data, fresh=True)
+    opposite = vector.neg().serialize()
+    with pytest.raises(SumRefused) as caught:
+        scheme.add([data, opposite, data])
+    assert caught.value.terms == 2
 
 
 def test_more_ciphertexts_than_parties_are_refused() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.ciphertexts import cancelling
 from support.encrypted_parts import PARAMETERS, ROUND, cohort, finish, prepare
 
 from privet import wire
@@ -50,6 +51,59 @@ def test_the_server_adds_no_fewer_than_the_floor() -> None:
     prepare(server, clients)
     replies = {party: clients[party].seal(ROUND, np.arange(10)) for party in (0, 1)}
     with pytest.raises(RoundAborted, match="2 of 3"):
+        finish(server.open(ROUND, 10, replies))
+
+
+def test_clients_whose_ciphertexts_cancel_are_refused_and_named() -> None:
+    _, clients, server = cohort(5)
+    prepare(server, clients)
+    replies = {party: client.seal(ROUND, np.arange(10)) for party, client in enumerate(clients)}
+    halves = cancelling(clients[0].scheme.bfv)  # type: ignore[attr-defined]  # BFV's
+    replies |= {party: clients[party]._send(ROUND, [half]) for party, half in enumerate(halves)}
+    opened = finish(server.open(ROUND, 10, replies))
+    assert opened.survivors == (2, 3, 4)
+    assert set(opened.refused) == {0, 1}
+    assert all("unpacks to more" in reason for reason in opened.refused.values())
+    np.testing.assert_array_equal(clients[2].unseal(ROUND, opened.ciphertext, 10), 3 * np.arange(10))
+
+
+def test_whose_ciphertexts_add_up_to_none_are_left_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an upload is no seed, two can choose theirs so that their sum hides nothing, which SEAL does not make."""
+    monkeypatch.setattr(BfvParameters, "most_fresh_bytes", BfvParameters.most_sum_bytes)
+    _, clients, server = cohort(5)
+    prepare(server, clients)
+    replies = {party: client.seal(ROUND, np.arange(10)) for party, client in enumerate(clients)}
+    halves = cancelling(clients[0].scheme.bfv)  # type: ignore[attr-defined]  # BFV's
+    replies |= {party: clients[party]._send(ROUND, [half]) for party, half in enumerate(halves)}
+    with pytest.raises(RoundAborted, match=r"2 of 3 .*; party 0: bad-ciphertext.*; party 1: bad-ciphertext"):
+        finish(server.open(ROUND, 10, {party: replies[party] for party in range(4)}))
+    opened = finish(server.open(ROUND, 10, replies))
+    assert opened.survivors == (2, 3, 4)
+    assert opened.refused == dict.fromkeys((0, 1), "bad-ciphertext: those of parties 0, 1 add up to none")
+
+
+def test_ciphertexts_that_are_refused_together_for_no_known_reason_end_the_attempt_with_their_senders_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, clients, server = cohort()
+    prepare(server, clients)
+    replies = {party: clients[party].seal(ROUND, np.arange(10)) for party in range(4)}
+
+    def refuse(column: Any) -> Any:
+        raise CiphertextRefused("odd")
+
+    monkeypatch.setattr(server.scheme, "add", refuse)
+    with pytest.raises(RoundAborted, match="parties 0, 1, 2, 3 are refused together: odd"):
+        finish(server.open(ROUND, 10, replies))
+
+
+def test_a_settled_client_whose_ciphertexts_are_refused_is_named() -> None:
+    _, clients, server = cohort()
+    prepare(server, clients)
+    replies = {party: clients[party].seal(ROUND, np.arange(10)) for party in range(4)}
+    finish(server.open(ROUND, 10, replies))
+    replies[2] = {**replies[2], "signature": bytes(64)}
+    with pytest.raises(RoundAborted, match="missing now; it is party 2; party 2: bad-signature"):
         finish(server.open(ROUND, 10, replies))
 
 

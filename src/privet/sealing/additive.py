@@ -20,6 +20,21 @@ class CiphertextRefused(ValueError):
     """A ciphertext that is not what the parameters allow; the message is safe to log."""
 
 
+class SumRefused(CiphertextRefused):
+    """Ciphertexts that are well-formed one by one, and of which no sum can be made.
+
+    A sum is refused in which nothing encrypted is left. The half of a ciphertext on which that depends is uniform where
+    the sender is honest, so it takes senders who chose theirs together, and no other among them.
+
+    Args:
+        terms: How many of the first are in the sum that is refused.
+    """
+
+    def __init__(self, terms: int) -> None:
+        self.terms = terms
+        super().__init__(f"the sum of the first {terms} is no ciphertext")
+
+
 class Scheme(Protocol):
     """The public half: parameters, checks and sums."""
 
@@ -46,6 +61,7 @@ class Scheme(Protocol):
 
         Raises:
             CiphertextRefused: if one is refused, or they are too many.
+            SumRefused: if all are well-formed and cannot be added.
         """
 
     def save(self, ciphertext: Any) -> bytes:

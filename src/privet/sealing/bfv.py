@@ -4,7 +4,8 @@
   parties are added.
 - Packing is linear: ``x_0 + R x_1 + R^2 x_2 (mod t)``, R the number of values that a sum may take, t a prime.
   So two, three or more values share one plaintext slot, and adding words adds each of them.
-- Uploads are symmetric ciphertexts whose uniform half is a 64-byte seed: half the size of full ciphertexts.
+- Uploads are symmetric ciphertexts whose uniform half is a 64-byte seed: half the size of full ciphertexts. Others are
+  refused: of two halves that were chosen to cancel, nothing encrypted would be left, and SEAL adds no such thing.
 - `Bfv` holds public things only and is all that a server has; `BfvKey` adds the secret, at the clients.
 
 Fan and Vercauteren, IACR ePrint 2012/144 (the scheme); Bajard et al., ePrint 2016/510 (its RNS form, SEAL's).
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
-from privet.sealing.additive import CiphertextRefused
+from privet.sealing.additive import CiphertextRefused, SumRefused
 from privet.sealing.bfv_parameters import BfvParameters
 from privet.sealing.seal_memory import HEADER_BYTES, MemoryFile
 
@@ -120,18 +121,19 @@ class Bfv:
 
         Args:
             data: What `BfvKey.encrypt` or `save` gave.
-            fresh: Whether it must be a seed-compressed upload.
+            fresh: Whether it must be a seed-compressed upload; a full one is too long once it is unpacked.
 
         Raises:
             CiphertextRefused: with the reason. Nothing here tells a flipped bit from a ciphertext: the bytes
                 must come out of a signed message.
         """
         p = self.parameters
-        if not HEADER_BYTES < len(data) <= (p.most_fresh_bytes if fresh else p.most_sum_bytes):
+        most = p.most_fresh_bytes if fresh else p.most_sum_bytes
+        if not HEADER_BYTES < len(data) <= most:
             raise CiphertextRefused("not the size of a seed-compressed ciphertext" if fresh else "wrong size")
         ciphertext = self._seal.Ciphertext()
         try:
-            self._memory.load(ciphertext, self.context, data)
+            self._memory.load(ciphertext, self.context, data, most)
         except ValueError as error:
             raise CiphertextRefused(str(error)) from None
         if ciphertext.parms_id() != self._id or ciphertext.poly_modulus_degree() != p.degree:
@@ -151,12 +153,17 @@ class Bfv:
 
         Raises:
             CiphertextRefused: if one is refused, or there are more than the parameters were made for.
+            SumRefused: if SEAL does not add them up.
         """
         if not 1 <= len(column) <= self.parameters.parties:
             raise CiphertextRefused("more ciphertexts than the parameters were made for")
         total = self.load(column[0], fresh=True)
-        for data in column[1:]:
-            self._evaluator.add_inplace(total, self.load(data, fresh=True))
+        for terms, data in enumerate(column[1:], start=2):
+            term = self.load(data, fresh=True)
+            try:
+                self._evaluator.add_inplace(total, term)
+            except (RuntimeError, ValueError):
+                raise SumRefused(terms) from None
         return total
 
     def subtract_words(self, ciphertext: Any, words: Words) -> None:
@@ -238,10 +245,10 @@ class BfvKey:
         """
         p = self._bfv.parameters
         words = np.full(p.degree, p.plain_modulus - 1, dtype=np.uint64)
-        total = self._bfv.add([next(self.encrypt([words])) for _ in range(p.parties)])
-        budget = self.budget(total)
-        expected = (p.plain_modulus - p.parties) % p.plain_modulus
+        budget, expected = 0, (p.plain_modulus - p.parties) % p.plain_modulus
         try:
+            total = self._bfv.add([next(self.encrypt([words])) for _ in range(p.parties)])
+            budget = self.budget(total)
             (opened,) = self.decrypt([self._bfv.save(total)])
             exact = bool((opened == expected).all())
         except CiphertextRefused:

@@ -138,7 +138,7 @@ class BfvParameters:
 
     @property
     def most_fresh_bytes(self) -> int:
-        """Upper bound of an uploaded ciphertext: a polynomial, a seed, headers. A full one does not pass."""
+        """Upper bound of an uploaded ciphertext, packed and unpacked: a polynomial, a seed, headers."""
         return 8 * self.degree * len(self.data_primes) + 1024
 
     @property
@@ -150,7 +150,7 @@ class BfvParameters:
 
     @property
     def most_sum_bytes(self) -> int:
-        """Upper bound of one summed ciphertext: two polynomials and headers."""
+        """Upper bound of one summed ciphertext, packed and unpacked: two polynomials and headers."""
         return 16 * self.degree * len(self.data_primes) + 1024
 
     def label(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.sealing.additive import CiphertextRefused
+from privet.sealing.additive import CiphertextRefused, SumRefused
 from privet.sealing.agreement import BLOB_OVERHEAD, AgreementError, open_blob, seal_blob
 from privet.sealing.base import SealingPlan, SealingRefused, Store
 from privet.sealing.encrypted_messages import traffic
@@ -148,12 +148,17 @@ class CkksScheme:
 
         Raises:
             CiphertextRefused: if one is refused, or they are more than the parties.
+            SumRefused: if TenSEAL does not add them up.
         """
         if not 1 <= len(column) <= self._parties:
             raise CiphertextRefused("more ciphertexts than the parameters were made for")
         total = self.load(column[0], fresh=True)
-        for data in column[1:]:
-            total.add_(self.load(data, fresh=True))
+        for terms, data in enumerate(column[1:], start=2):
+            term = self.load(data, fresh=True)
+            try:
+                total.add_(term)
+            except (RuntimeError, ValueError):
+                raise SumRefused(terms) from None
         return total
 
     def save(self, ciphertext: Any) -> bytes:

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 
 from privet import wire
 from privet.protocol import RoundAborted, RoundId, Steps
-from privet.sealing.additive import CiphertextRefused, KeyHolder, Scheme
+from privet.sealing.additive import CiphertextRefused, KeyHolder, Scheme, SumRefused
 from privet.sealing.agreement import NONCE_BYTES
-from privet.sealing.base import Opened, SealingRefused, Store, check_cohort, checked
+from privet.sealing.base import (
+    Opened,
+    SealingRefused,
+    Store,
+    check_cohort,
+    checked,
+    missing_survivors,
+    reasons,
+)
 from privet.sealing.encrypted_messages import Upload, split, sum_schema, upload_schema
 from privet.sealing.identity import Identity, verify
 from privet.sealing.masking_messages import Context
@@ -248,7 +256,7 @@ class EncryptedServer:
         total = self._add(uploads, refused)
         survivors = tuple(sorted(uploads))
         if settled is not None and survivors != settled:
-            raise RoundAborted("a survivor that was settled before is missing now")
+            raise RoundAborted(f"{missing_survivors(settled, survivors)}{reasons(refused)}")
         self._settle(round, survivors)
         return self._opened(round, survivors, total, refused)
 
@@ -303,16 +311,29 @@ class EncryptedServer:
             try:
                 columns = zip(*(upload.pieces() for upload in uploads.values()), strict=True)
                 return [self.scheme.add(column) for column in columns]
-            except CiphertextRefused:
+            except CiphertextRefused as refusal:
                 # the common case costs one pass; only when a ciphertext is refused, find whose it was
-                bad = {party: reason for party, upload in uploads.items() if (reason := self._fault(upload))}
-                if not bad:
-                    raise
+                bad = self._faults(uploads, refusal)
                 refused |= bad
                 for party in bad:
                     del uploads[party]
-        reasons = "; ".join(f"party {party}: {reason}" for party, reason in sorted(refused.items()))
-        raise RoundAborted(f"{len(uploads)} of {self._floor} demanded contributions came; {reasons}")
+        raise RoundAborted(f"{len(uploads)} of {self._floor} demanded contributions came{reasons(refused)}")
+
+    def _faults(self, uploads: Mapping[int, Upload], refusal: CiphertextRefused) -> dict[int, str]:
+        """Whose ciphertexts are to blame for a sum that was refused, and why.
+
+        Raises:
+            RoundAborted: if each is well-formed by itself and it is not known which of them do not go together.
+        """
+        if isinstance(refusal, SumRefused):
+            together = list(uploads)[: refusal.terms]
+            named = ", ".join(map(str, together))
+            return dict.fromkeys(together, f"bad-ciphertext: those of parties {named} add up to none")
+        bad = {party: reason for party, upload in uploads.items() if (reason := self._fault(upload))}
+        if not bad:
+            named = ", ".join(map(str, uploads))
+            raise RoundAborted(f"the ciphertexts of parties {named} are refused together: {refusal}")
+        return bad
 
     def _fault(self, upload: Upload) -> str | None:
         try:

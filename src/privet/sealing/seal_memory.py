@@ -13,6 +13,7 @@ import weakref
 from typing import Any, NoReturn, Protocol
 
 from privet.errors import PrivetError
+from privet.sealing.zstd_frame import unpacked_bytes
 
 HEADER_BYTES = 16
 
@@ -68,8 +69,14 @@ class MemoryFile:
         source.save(self.path)
         return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
 
-    def load(self, target: Loads, context: Any, data: bytes | memoryview) -> None:
+    def load(self, target: Loads, context: Any, data: bytes | memoryview, most: int) -> None:
         """Read ``data`` into one of SEAL's objects, which checks it against its context.
+
+        Args:
+            target: The object.
+            context: SEAL's context.
+            data: What `save` gave.
+            most: Bytes that it may unpack to.
 
         Raises:
             ValueError: if the bytes are not one whole object of this context. A flipped bit of the payload
@@ -78,6 +85,8 @@ class MemoryFile:
         # SEAL reads what the header announces and ignores what follows, so a tail would go unseen
         if len(data) < HEADER_BYTES or int.from_bytes(data[8:HEADER_BYTES], "little") != len(data):
             raise ValueError("truncated or trailing bytes")
+        if unpacked_bytes(data[HEADER_BYTES:]) > most:
+            raise ValueError("unpacks to more than such a ciphertext has")
         path = self.path
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, data, 0)

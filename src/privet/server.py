@@ -21,7 +21,7 @@ from privet.messages import ENROL, FINISH, OPEN, ROUND, TAG, digest
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import Ledger
 from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
-from privet.sealing.base import Opened, SealingServer
+from privet.sealing.base import Opened, SealingServer, reasons
 from privet.sealing.none import PlainServer
 from privet.systems.base import System
 from privet.wire import Body, Message, Schema
@@ -199,7 +199,11 @@ class Server:
         if isinstance(self.sealing, PlainServer) and self.aggregator is not None:
             self.sealing.longest = longest(self.aggregator.system.at(due.number))
         self._charge()
-        opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
+        try:
+            opened = yield from self.sealing.open(due, self.size, bodies, digest(question))
+        except RoundAborted as reason:
+            # whoever did not answer, or is left out, may be whom the others wait for
+            raise RoundAborted(f"{reason}{reasons({**replies.failed, **odd})}") from None
         if len(opened.survivors) < self.survivors_demanded:
             raise RoundAborted("fewer contributions than demanded could be opened")
         return replace(opened, refused={**replies.failed, **odd, **opened.refused})

@@ -192,6 +192,32 @@ def test_a_state_that_makes_most_clients_fail_is_opened_anew_too() -> None:
     assert not _mostly_refused(Replies({0: {}}, {1: "failed: ValueError", 2: "no answer"}))
 
 
+def test_a_client_that_a_settled_sum_waits_for_is_named() -> None:
+    """Without noise a sum is made of the same clients or not at all; one of them answers no more."""
+
+    def cheat(op: str, body: Body, answer: dict[str, Any]) -> Body:
+        if op == ROUND and body["attempt"]:
+            raise SealingRefused("busy")
+        return answer
+
+    f = encrypted(cheat, rounds=1)
+    f.server.sealing._fresh_noise = False  # type: ignore[attr-defined]  # as in a run without noise
+    for client in f.clients.values():
+
+        def handle(op: str, body: Body, honest: Any = client.handle) -> Body:
+            if op == OPEN:
+                raise SealingRefused("busy")
+            answer: Body = honest(op, body)
+            return answer
+
+        client.handle = handle  # type: ignore[method-assign]  # nobody opens the sum of the first attempt
+    reasons = [facts["reason"] for kind, facts in told_by(f) if kind == "aborted"]
+    assert reasons[0] == "no survivor opened the sum"
+    assert set(reasons[1:]) == {
+        "a survivor that was settled before is missing now; it is party 0; party 0: refused: busy"
+    }
+
+
 def test_the_silent_are_not_taken_for_clients_that_refuse_the_state() -> None:
     f = encrypted(lambda op, body, answer: answer)
     f.engine.dropouts = [Dropout(round=1, party=party, before="round") for party in (0, 1, 2)]  # type: ignore[attr-defined]  # local

@@ -6,15 +6,18 @@ from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
     ACCOUNTANTS,
     ANSWERED_ONCE,
+    BFV,
     CHARGED_DRAWS,
     CHARGED_NOISE,
     CHARGED_RETRIES,
     CHEATING,
     ENCRYPTED,
+    ENCRYPTED_PARTS,
     FRESH_NOISE,
     KEYS,
     LEDGER,
     LOCAL_NOISE,
+    MASKED,
     MASKING_CHEATS,
     MECHANISM,
     NO_SECRET,
@@ -326,5 +329,36 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
             "among=epoch.shares, fewest=0)",
         ),
         tests=(REFUSALS + "test_unmasking_needs_the_signatures_of_a_threshold",),
+    ),
+    mutant(
+        "a seed used that is not the one its owner committed to",
+        ("sealing/recombining.py", "lambda seed: commitment(seed) == committed", "lambda seed: True"),
+        tests=(
+            MASKED + "test_shares_that_do_not_fit_together_abort_the_round",
+            MASKING_CHEATS + "test_a_party_that_gives_wrong_shares_is_named_and_the_round_goes_on",
+        ),
+    ),
+    mutant(
+        "no other shares tried where some do not fit",
+        ("sealing/recombining.py", "len(self._givers) - self._threshold, tries)", "0, tries)"),
+        tests=(MASKING_CHEATS + "test_a_party_that_gives_wrong_shares_is_named_and_the_round_goes_on",),
+    ),
+    mutant(
+        "a party whose words were refused not named where the others insist on it",
+        ("sealing/masked.py", 'f"{reason}{missing}{reasons(refused)}"', 'f"{reason}"'),
+        tests=(MASKING_CHEATS + "test_a_party_without_which_nobody_signs_is_named",),
+    ),
+    mutant(
+        "a full ciphertext taken for an upload if it is packed small",
+        ("sealing/seal_memory.py", "if unpacked_bytes(data[HEADER_BYTES:]) > most:", "if False:"),
+        tests=(
+            BFV + "test_a_full_ciphertext_is_refused_however_small_it_was_packed",
+            ENCRYPTED_PARTS + "test_clients_whose_ciphertexts_cancel_are_refused_and_named",
+        ),
+    ),
+    mutant(
+        "of senders whose ciphertexts cancel only the last left out",
+        ("sealing/encrypted_round.py", "[: refusal.terms]", "[refusal.terms - 1 : refusal.terms]"),
+        tests=(ENCRYPTED_PARTS + "test_whose_ciphertexts_add_up_to_none_are_left_out_together",),
     ),
 )

@@ -17,7 +17,7 @@ from privet.sealing.agreement import EphemeralKey
 from privet.sealing.base import Store
 from privet.sealing.masked import MaskedClient, MaskedServer
 from privet.sealing.masking import MaskingClient
-from privet.sealing.masking_messages import ADVERTISE, DELIVER, SURVIVORS
+from privet.sealing.masking_messages import ADVERTISE, DELIVER, SURVIVORS, UNMASK
 from privet.sealing.masks import Group, add_masks
 from privet.sealing.none import PlainClient
 from privet.sealing.unmasking import MaskingServer
@@ -53,16 +53,27 @@ def test_the_sum_of_the_survivors_opens_or_the_round_aborts(data: st.DataObject)
         assert cohort.is_sum(opened, values)
 
 
-def test_an_absent_party_that_is_back_helps_to_recover() -> None:
-    """Party 0 sent no words and party 4 fell silent after its own: 4 of 5 sign, party 0 among them."""
+def test_an_absent_party_that_is_back_helps_to_recover_and_signs_nothing() -> None:
+    """Party 0 sent no words and party 4 fell silent after it had signed: 4 of 5 give shares, party 0 among them."""
+    cohort, values = Cohort(PARTIES), some_values(PARTIES, COUNT)
+    cohort.drive(cohort.server.prepare(RoundId(0)))
+    replies = cohort.seal(RoundId(0), values, (1, 2, 3, 4))
+    silent = lambda op, party: party == 4 and op == UNMASK  # noqa: E731 - a rule in one line
+    opened = cohort.drive(cohort.server.open(RoundId(0), COUNT, replies), silent)
+    assert opened.survivors == (1, 2, 3, 4)
+    assert cohort.is_sum(opened, values)
+    assert (UNMASK, 0) in {(op, party) for op, party, _ in cohort.received}
+    assert (SURVIVORS, 0) not in cohort.asked
+
+
+def test_an_absent_party_that_is_back_signs_for_no_survivor_that_fell_silent() -> None:
+    """It is none, so its masks may be with others than the survivors' are."""
     cohort, values = Cohort(PARTIES), some_values(PARTIES, COUNT)
     cohort.drive(cohort.server.prepare(RoundId(0)))
     replies = cohort.seal(RoundId(0), values, (1, 2, 3, 4))
     silent = lambda op, party: party == 4 and op.startswith("recover")  # noqa: E731 - a rule in one line
-    opened = cohort.drive(cohort.server.open(RoundId(0), COUNT, replies), silent)
-    assert opened.survivors == (1, 2, 3, 4)
-    assert cohort.is_sum(opened, values)
-    assert (SURVIVORS, 0) in {(op, party) for op, party, _ in cohort.received}
+    with pytest.raises(RoundAborted, match="3 of 4 parties signed"):
+        cohort.drive(cohort.server.open(RoundId(0), COUNT, replies), silent)
 
 
 def test_a_party_that_was_away_at_the_key_exchange_joins_the_next_round() -> None:

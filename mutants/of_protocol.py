@@ -137,10 +137,10 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         "charged after the sum was opened",
         (
             "server.py",
-            "        self._charge()\n        opened = yield from self.sealing.open(due, self.size, bodies, "
-            "digest(question))",
-            "        opened = yield from self.sealing.open(due, self.size, bodies, digest(question))\n"
-            "        self._charge()",
+            "        self._charge()\n        try:\n            opened = yield from self.sealing.open(due, self.size, "
+            "bodies, digest(question))",
+            "        try:\n            opened = yield from self.sealing.open(due, self.size, "
+            "bodies, digest(question))\n            self._charge()",
         ),
         tests=(CHARGED_DRAWS, CHARGED_RETRIES),
     ),
@@ -325,8 +325,8 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         "unmasking without the signatures of a threshold",
         (
             "sealing/masking.py",
-            "among=epoch.shares, fewest=self._threshold)",
-            "among=epoch.shares, fewest=0)",
+            "among=survivors, fewest=self._threshold)",
+            "among=survivors, fewest=0)",
         ),
         tests=(REFUSALS + "test_unmasking_needs_the_signatures_of_a_threshold",),
     ),

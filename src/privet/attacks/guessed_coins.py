@@ -81,7 +81,7 @@ def judge(guesses: Guesses, ledger: Ledger, alarm: float) -> Judged:
 
 def _open(guesses: Guesses) -> tuple[Verdict, str]:
     """Where no epsilon is claimed, the attack has to work."""
-    chance = chance_of(guesses)
+    chance = _chance(guesses)
     if chance <= CHANCE:
         return "leaks", "Members are told from others, and the run claims no epsilon."
     return "not applicable", (
@@ -99,7 +99,7 @@ def _power(guesses: Guesses, claimed: float, delta: float, alarm: float) -> str:
     return f"Even all coins guessed right prove no more than {most:.2f}: this row could raise no alarm."
 
 
-def chance_of(guesses: Guesses) -> float:
+def _chance(guesses: Guesses) -> float:
     """Probability that fair coins are guessed so well by somebody who knows nothing of them, however he guesses."""
     from scipy.stats import binom
 

@@ -270,6 +270,55 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     mutant(
+        "sums of attempts that were not contributed to opened",
+        ("client.py", "if self._answered(ROUND) != round_id:", "if False:"),
+        tests=(CHEATING + "test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open",),
+    ),
+    mutant(
+        "a sum without the client's own contribution opened",
+        ("sealing/encrypted_round.py", "if self.party not in survivors:", "if False:"),
+        tests=(CHEATING + "test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open",),
+    ),
+    mutant(
+        "as many openings may fail as the server asks for",
+        ("client.py", "if len(failed) >= MOST_FAILED_OPENINGS:", "if False:"),
+        tests=(CHEATING + "test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open",),
+    ),
+    mutant(
+        "rounds after the last one answered",
+        ("client.py", "if round_id.number >= self.rounds:", "if False:"),
+        tests=(CHEATING + "test_no_adapter_that_a_question_does_not_hold_is_contributed_to",),
+    ),
+    mutant(
+        "those who contribute nothing sign two survivor sets of one round",
+        ("sealing/masking.py", " and number.number != round.number\n", "\n"),
+        tests=(
+            REFUSALS
+            + "test_those_who_contribute_nothing_do_not_help_to_open_a_round_without_one_of_the_others",
+        ),
+    ),
+    mutant(
+        "contributions to a state that the question does not hold",
+        (
+            "client.py",
+            "elif rounds > 0 or self.aggregator.rounds != 0:",
+            "elif self.aggregator.rounds != rounds:",
+        ),
+        tests=(CHEATING + "test_no_adapter_that_a_question_does_not_hold_is_contributed_to",),
+    ),
+    mutant(
+        "a participant's state before the first round",
+        ("client.py", "            if rounds == 0:\n", "            if False:\n"),
+        tests=(CHEATING + "test_no_adapter_that_a_question_does_not_hold_is_contributed_to",),
+    ),
+    mutant(
+        "colluders who open a contribution with a cheating server counted as too few",
+        ("sealing/base.py", "return t if max(floor, t) == parties else 2 * t - parties", "return t"),
+        tests=(
+            LEDGER + "test_under_masks_a_server_that_cheats_needs_fewer_unless_all_survivors_are_demanded",
+        ),
+    ),
+    mutant(
         "survivors of an encrypted sum forgotten over a restart of the server",
         (
             "sealing/encrypted_round.py",

@@ -26,6 +26,12 @@ from privet.wire import Body, Schema
 from privet.work import Workplace
 
 _DIGEST_BYTES = 32
+MOST_FAILED_OPENINGS = 3
+"""How often in a run opening a sum may fail here, before this client opens none any more.
+
+Whether a ciphertext opens tells something of the key. A server that chose ciphertexts and could ask thousands of times
+would have all of it, so each failure counts, and before anything is decrypted. Honest sums do not fail.
+"""
 
 
 class Guard(Protocol):
@@ -39,7 +45,7 @@ class Guard(Protocol):
         """
 
 
-_STATE, _MEMORY, _CHARGED = "state", "error-feedback", "charged"
+_STATE, _MEMORY, _CHARGED, _FAILED = "state", "error-feedback", "charged", "failed-openings"
 
 
 @dataclass
@@ -53,6 +59,7 @@ class Client:
         store: Folder of files that only this client reads.
         answers: Schemas of the answers that are written down, by operation, for contributions of a size.
         aggregator: Adapter and system as this client knows them; under an encrypted level also the server half's role.
+        rounds: Rounds of the run; no later one is answered.
         weight: Public weight of this client.
         error_feedback: Whether this client adds what its code lost to its next update.
         guard: The site's own limits, if it has any.
@@ -66,6 +73,7 @@ class Client:
     store: Store
     answers: Callable[[str, int], Schema]
     aggregator: Aggregator
+    rounds: int
     weight: float = 1.0
     error_feedback: bool = False
     guard: Guard | None = None
@@ -103,9 +111,8 @@ class Client:
         """Answer an attempt at a round once: the same question again gets the bytes that were written down."""
         round_id = RoundId(int(body["number"]), int(body["attempt"]))
         question = digest(body)
-        last = self.store.get(f"answered.{op}")
-        if last is not None:
-            answered = RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8)))
+        last, answered = self.store.get(f"answered.{op}"), self._answered(op)
+        if last is not None and answered is not None:
             if round_id == answered and last[16 : 16 + _DIGEST_BYTES] == question:
                 size = int.from_bytes(last[48:56], "big")
                 if "adapter" in body:
@@ -120,6 +127,8 @@ class Client:
                 raise SealingRefused(
                     "already-answered", "this round and attempt was answered to another question"
                 )
+        if round_id.number >= self.rounds:
+            raise SealingRefused("run-over", f"the run has {self.rounds} rounds")
         if op == ROUND:
             # A question that is refused for itself touches no record: it costs nothing and tells nothing.
             self._take_state(round_id.number, body)
@@ -131,10 +140,16 @@ class Client:
             # An error tells something of the records: whoever asks again after one is charged again.
             self.store.put(_CHARGED, b"")
             raise
-        numbers = [n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt, size)]
         raw = wire.encode(answer, self.answers(op, size))
-        self.store.put(f"answered.{op}", b"".join([*numbers[:2], question, numbers[2], raw]))
+        self.store.put(
+            f"answered.{op}", b"".join([_numbers(round_id), question, size.to_bytes(8, "big"), raw])
+        )
         return answer
+
+    def _answered(self, op: str) -> RoundId | None:
+        """The attempt that was answered last."""
+        last = self.store.get(f"answered.{op}")
+        return RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8))) if last else None
 
     def _admit(self, guard: Guard, round_id: RoundId, question: bytes) -> None:
         """Have the site's limits charge an answer: once, and again if it is begun more often than one crash explains.
@@ -145,7 +160,7 @@ class Client:
         they take. So every further start of the same answer is charged like another one. The number of starts is on
         the disk before the start.
         """
-        mark = b"".join([*(n.to_bytes(8, "big") for n in (round_id.number, round_id.attempt)), question])
+        mark = _numbers(round_id) + question
         kept = self.store.get(_CHARGED) or b""
         starts = int.from_bytes(kept[len(mark) :], "big") if kept.startswith(mark) else 0
         if starts != 1:
@@ -213,10 +228,15 @@ class Client:
             states = self.sealing.states
             if states is None:
                 raise SealingRefused("sealed-state", "this level has no sealed state")
+            if rounds == 0:
+                raise SealingRefused(
+                    "early-state", "all begin with what they agreed on, and no sum was opened yet"
+                )
             state = states.open(bytes(body["state"]), rounds)  # type: ignore[arg-type]  # Blob by the schema
             self.aggregator.receive(state, rounds)
             self.store.put(_STATE, state)
-        elif self.aggregator.rounds != rounds:
+        elif rounds > 0 or self.aggregator.rounds != 0:
+            # Masks hide what answers one question: what this client holds must not be another answer to it.
             raise SealingRefused("no-state", "the question of a later round lacks the state")
 
     def _open(self, round_id: RoundId, body: Body) -> tuple[Body, int]:
@@ -228,14 +248,34 @@ class Client:
             raise SealingRefused("no-state", "this client was away and does not know the adapter")
         if self.aggregator.rounds > round_id.number + 1:
             raise SealingRefused("replayed-round", "the sum of a round that others came after")
+        if self._answered(ROUND) != round_id:
+            raise SealingRefused(
+                "no-contribution", "this client's contribution is not in the sum of this attempt"
+            )
         # A round that is in the state already is not taken in again, however often its sum is opened.
         if self.aggregator.rounds == round_id.number:
+            failed = self._count_opening(round_id)
             total = self.sealing.unseal(round_id, body, self.aggregator.size)
             self.aggregator.apply(round_id, total)
+            self.store.put(_FAILED, failed)
         state = self.aggregator.to_bytes()
         self.store.put(_STATE, state)
         answer: Body = {"state": states.seal(state, self.aggregator.rounds), "size": self.aggregator.size}
         return answer, self.aggregator.size
+
+    def _count_opening(self, round_id: RoundId) -> bytes:
+        """Take this opening for failed until it has not; returns what to keep then. An attempt counts once.
+
+        Raises:
+            SealingRefused: if too many have failed.
+        """
+        kept, mark = self.store.get(_FAILED) or b"", _numbers(round_id)
+        marks = [kept[at : at + len(mark)] for at in range(0, len(kept), len(mark))]
+        failed = [one for one in marks if one != mark]
+        if len(failed) >= MOST_FAILED_OPENINGS:
+            raise SealingRefused("failed-openings", f"{len(failed)} sums of this run did not open here")
+        self.store.put(_FAILED, b"".join([*failed, mark]))
+        return b"".join(failed)
 
     def _finish(self, body: Body) -> Body:
         rounds = int(body["rounds"])
@@ -244,3 +284,8 @@ class Client:
         if states is None:
             raise SealingRefused("sealed-state", "this level has no sealed state")
         return {TAG: states.fingerprint(self.aggregator.to_bytes(), rounds)}
+
+
+def _numbers(round_id: RoundId) -> bytes:
+    """Round and attempt in 16 bytes."""
+    return b"".join(number.to_bytes(8, "big") for number in (round_id.number, round_id.attempt))

@@ -28,6 +28,7 @@ from privet.codecs import (
     Sources,
     aggregate,
     build,
+    check_error_feedback,
     check_sound,
     check_works,
     gate,
@@ -186,6 +187,8 @@ class CodecSchedule:
                 allowed=self.config.kind,
             )
         check_sound(codec, private=self.private, sealed=self.sealed)
+        if self.config.error_feedback:
+            check_error_feedback(codec)
         check_works(codec, dimension_of(self.layout), self._longest)
 
     @property

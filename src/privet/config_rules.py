@@ -201,6 +201,13 @@ def _error_feedback_keeps_the_guarantee(c: Config) -> Iterator[Row]:
         return
     if c.codec.kind == "identity":
         yield "codec.error_feedback", "nothing is lost without a codec", True, "false"
+    if c.privacy is None and "masked" in c.sealing.kind:
+        yield (
+            "codec.error_feedback",
+            "without noise, a server that steers what the others remember opens one contribution alone",
+            True,
+            "false, a section privacy, or sealing.kind: none",
+        )
     if c.privacy is not None and c.privacy.unit == "record":
         yield (
             "codec.error_feedback",

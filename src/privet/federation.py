@@ -237,6 +237,7 @@ class Blueprint:
             store=secret.store,
             answers=self.kept,
             aggregator=self.aggregator(),
+            rounds=self.resolved.rounds,
             weight=weights[party] if weights else 1.0,
             error_feedback=self.resolved.config.codec.error_feedback,
             guard=guard,

@@ -79,6 +79,12 @@ def _joined(values: NDArray[Any], bits: int, joins: int) -> NDArray[np.uint64]:
     return wide
 
 
+def ends_clean(data: bytes, bits: int, count: int) -> bool:
+    """Whether the bits after the last of ``count`` packed values are zero, as `pack` leaves them."""
+    spare = len(data) * 8 - count * bits
+    return not spare or not data[-1] >> (8 - spare)
+
+
 def unpack(data: bytes, bits: int, count: int) -> NDArray[np.uint64]:
     """The ``count`` values that `pack` packed.
 
@@ -98,8 +104,7 @@ def unpack(data: bytes, bits: int, count: int) -> NDArray[np.uint64]:
         raise ValueError(
             f"{count} values of {bits} bits take {packed_size(count, bits)} bytes, not {len(data)}"
         )
-    spare = len(data) * 8 - count * bits
-    if spare and data[-1] >> (8 - spare):
+    if not ends_clean(data, bits, count):
         raise ValueError("bits after the last packed value are set")
     groups = -(-count // group)
     missing = groups * words * 8 - len(data)

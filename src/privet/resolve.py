@@ -95,7 +95,7 @@ def trust_model(config: Config, parties: int) -> TrustModel:
             allowed=f"at most {survivors - 1} with {survivors} survivors",
             hint="use more clients, or system dp_lora, where every client adds its own noise in full",
         )
-    return TrustModel(parties, survivors, colluders, openers=openers(config.sealing.kind, parties))
+    return TrustModel(parties, survivors, colluders, openers=openers(config.sealing.kind, parties, survivors))
 
 
 def resolve(

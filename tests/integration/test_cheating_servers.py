@@ -10,11 +10,15 @@ import pytest
 from support.encoder import encoder, encoder_federation
 from support.toy import DIMENSION, Floats, WideTrainer, config, examples, federation, split
 
+from privet.client import MOST_FAILED_OPENINGS
 from privet.federation import Federation
-from privet.messages import ROUND, digest
-from privet.protocol import Ask, RoundAborted, RoundId, Steps
+from privet.messages import FINISH, OPEN, ROUND, TAG, digest
+from privet.protocol import Ask, Replies, RoundAborted, RoundId, Steps
+from privet.sealing.bfv import BfvKey
+from privet.wire import Message
 
 TARGET = 2
+OTHERS = (1, 3, 4)
 
 
 def masked(attempts: int = 1, rounds: int = 1, privacy: Any = None) -> Federation:
@@ -74,6 +78,100 @@ def test_others_cannot_be_made_to_contribute_nothing() -> None:
     alone = f.server.system.pipeline.backward(seen[TARGET])
     assert np.abs(seen[TARGET]).max() > 100
     assert not np.allclose(opened, alone, atol=1e-3), "the sum is not the contribution of the one"
+
+
+def test_no_adapter_that_a_question_does_not_hold_is_contributed_to() -> None:
+    """Under a sealed state: a participant's poison for all but one would leave the sum to that one, masks or not."""
+    f = sealed_run("encrypted+masked")
+    states = f.clients[0].sealing.states
+    assert states is not None
+
+    def cheat() -> Steps[None]:
+        yield from f.server._enrol()
+        yield from f.server.sealing.prepare(RoundId(0))
+        assert (yield from finish(0)) == dict.fromkeys(OTHERS, "early-state")
+        assert (yield from contribute(0)) == {}, "on what all agreed on"
+        ask = next(steps := f.server.steps())
+        while not (ask.op == ROUND and ask.body["number"] == 1):
+            ask = steps.send((yield ask))
+        assert (yield from finish(1)) == {}, (
+            "a state of the round that is due is taken in, whichever member signed it"
+        )
+        assert (yield from contribute(1)) == dict.fromkeys(f.clients, "no-state"), "but nothing is made of it"
+        assert (yield from contribute(2)) == dict.fromkeys(f.clients, "run-over")
+
+    def finish(rounds: int) -> Steps[dict[int, str]]:
+        poison = replace(f.clients[0].aggregator, flat=np.full(DIMENSION, 1e30, np.float32))
+        if rounds:
+            poison.rounds, poison.optimiser = rounds, replace(poison.optimiser, steps=rounds)
+        body: Any = {"rounds": rounds, "state": states.seal(poison.to_bytes(), rounds)}
+        return refusals((yield Ask(FINISH, body, to=OTHERS)))
+
+    def contribute(number: int) -> Steps[dict[int, str]]:
+        body: Any = {"number": number, "attempt": 0, "size": DIMENSION}
+        message = replace(f.server.messages[ROUND], reply=f.server.answer(DIMENSION))
+        return refusals((yield Ask(ROUND, body, message=message)))
+
+    f.engine.run(cheat())
+
+
+def test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open() -> None:
+    """Whether a ciphertext of the server's own choice opens may tell a coefficient of the secret key."""
+    f = sealed_run("encrypted")
+    foreign = BfvKey(f.server.sealing.scheme.bfv, bytes(64))  # type: ignore[attr-defined]  # this level's
+
+    def cheat() -> Steps[None]:
+        yield from f.server._enrol()
+        yield from f.server.sealing.prepare(RoundId(0))
+        for attempt in range(MOST_FAILED_OPENINGS):
+            summed = yield from ask_round(attempt)
+            unasked = {**summed, "attempt": attempt + 1}
+            without = {**summed, "survivors": np.array([1, 2, 3, 4])}
+            assert (yield from ask_open(unasked)) == {0: "no-contribution"}, (
+                "to an attempt at which it made none"
+            )
+            if attempt == 0:
+                assert (yield from ask_open(without)) == {0: "no-contribution"}, "or that is not in the sum"
+                continue
+            chosen = list(foreign.encrypt(np.ones((1, foreign._bfv.parameters.degree), np.uint64)))
+            bad = {**summed, "sizes": np.array([len(chosen[0])], np.uint32), "ciphertexts": chosen[0]}
+            for _ in range(2):
+                assert (yield from ask_open(bad)) == {0: "bad-sum"}, (
+                    "the same again tells nothing and counts once"
+                )
+        summed = yield from ask_round(MOST_FAILED_OPENINGS)
+        assert (yield from ask_open(summed)) == {0: "failed-openings"}, "not one more, good or bad"
+        assert (yield from ask_open(summed, 1)) == {}, "others open"
+
+    def ask_round(attempt: int) -> Steps[dict[str, Any]]:
+        body: Any = {"number": 0, "attempt": attempt, "size": DIMENSION}
+        message = replace(f.server.messages[ROUND], reply=f.server.answer(DIMENSION))
+        replies = yield Ask(ROUND, body, message=message)
+        uploads = {p: {name: body[name] for name in body if name != TAG} for p, body in replies.ok.items()}
+        opened = yield from f.server.sealing.open(RoundId(0, attempt), DIMENSION, uploads)
+        return dict(opened.ciphertext or {})
+
+    def ask_open(body: dict[str, Any], party: int = 0) -> Steps[dict[int, str]]:
+        schema = f.server.summed(DIMENSION)
+        assert schema is not None
+        message = Message(schema, f.server.messages[OPEN].reply)
+        return refusals((yield Ask(OPEN, body, to=(party,), message=message)))
+
+    f.engine.run(cheat())
+
+
+def sealed_run(level: str) -> Federation:
+    asked = config(
+        system={"kind": "fedavg"},
+        privacy=None,
+        sealing={"kind": level},
+        schedule={"rounds": 2, "sampling_rate": None, "expected_batch": None, "min_survivors": 4},
+    )
+    return federation(asked, split(examples(50), 5), trainer=WideTrainer)
+
+
+def refusals(replies: Replies) -> dict[int, str]:
+    return {party: reason.removeprefix("refused: ").split(":")[0] for party, reason in replies.failed.items()}
 
 
 def test_the_same_round_is_not_opened_again_without_one_client() -> None:

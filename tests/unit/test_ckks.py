@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import struct
 
 import numpy as np
+import pyarrow
 import pytest
 import tenseal
 
-from privet.sealing.additive import CiphertextRefused, SumRefused
+from privet.sealing.additive import CiphertextRefused, SumRefused, refused_sum
+from privet.sealing.agreement import seal_blob
 from privet.sealing.base import SealingRefused
-from privet.sealing.ckks import SLOTS, CkksHolder, CkksScheme
+from privet.sealing.ckks import SLOTS, CkksHolder, CkksScheme, new_context
 from privet.sealing.run_key import RunKey
+from privet.sealing.zstd_frame import unpacked_bytes
 from privet.store import MemoryStore
 
 KEY = RunKey(bytes(range(32)))
@@ -71,6 +75,65 @@ def test_the_context_travels_and_rests_sealed() -> None:
         scheme.holder(KEY, MemoryStore())
     other = RunKey(bytes(32))
     assert scheme.attachment(store).make(other) != sealed
+
+
+@pytest.mark.parametrize("wrong", ["primes", "scale", "public key"])
+def test_a_context_under_which_honest_uploads_would_be_refused_is_not_kept(wrong: str) -> None:
+    """Its maker sent it: else every other client would be named for it at each attempt."""
+    context = new_context()
+    if wrong == "primes":
+        context = tenseal.context(
+            tenseal.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 30, 30, 60], n_threads=1
+        )
+    context.global_scale = 2.0 ** (30 if wrong == "scale" else 40)
+    secret = context.serialize(save_public_key=wrong != "public key", save_secret_key=True)
+    store = MemoryStore()
+    with pytest.raises(SealingRefused, match="bad-context"):
+        CkksScheme(3).attachment(store).accept(KEY, seal_blob(KEY.derive("ckks.context"), secret, b"ckks"))
+    assert store.get("ckks.context") is None
+
+
+def test_a_ciphertext_out_of_its_form_is_blamed_on_its_sender_alone() -> None:
+    scheme, holder, _ = make(3)
+    honest = [next(iter(holder.seal(np.arange(10)))) for _ in range(2)]
+    changed = out_of_form(honest[0])
+    with pytest.raises(CiphertextRefused) as caught:
+        scheme.add([*honest, changed])
+    assert not isinstance(caught.value, SumRefused)
+    with pytest.raises(CiphertextRefused):
+        scheme.load(changed, fresh=True)
+    assert not isinstance(
+        refused_sum(RuntimeError("encrypted1 and encrypted2 NTT form mismatch"), 3), SumRefused
+    )
+    assert isinstance(refused_sum(RuntimeError("result ciphertext is transparent"), 3), SumRefused)
+
+
+def out_of_form(vector: bytes) -> bytes:
+    """A vector whose ciphertext says that it holds coefficients, not their transform."""
+    start = vector.index(b"\x5e\xa1\x10")  # SEAL's magic
+    end = start + int.from_bytes(vector[start + 8 : start + 16], "little")
+    header, frame = vector[start : start + 16], vector[start + 16 : end]
+    plain = bytearray(
+        pyarrow.Codec("zstd").decompress(frame, decompressed_size=unpacked_bytes(frame), asbytes=True)
+    )
+    assert plain[32] == 1, "the byte that says so"
+    plain[32] = 0
+    pieces = [bytes(plain[at : at + (1 << 17)]) for at in range(0, len(plain), 1 << 17)]
+    packed = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", len(plain))
+    for place, piece in enumerate(pieces, start=1):
+        packed += struct.pack("<I", len(piece) << 3 | (place == len(pieces)))[:3] + piece
+    whole = header[:8] + struct.pack("<Q", 16 + len(packed)) + packed
+    before = vector[:start].removesuffix(varint(end - start))
+    return before + varint(len(whole)) + whole + vector[end:]
+
+
+def varint(number: int) -> bytes:
+    """A length as protocol buffers write it."""
+    written = b""
+    while number > 127:
+        written += bytes([number & 127 | 128])
+        number >>= 7
+    return written + bytes([number])
 
 
 def test_another_key_opens_nothing() -> None:

@@ -71,6 +71,11 @@ LONG_CODE = RowPca(
         ),
         (RandomProjectionCodec(ratio=4), RandomProjection(DIMENSION + 7, 24, 0), "another adapter"),
         (RandomProjectionCodec(ratio=4), PerTensor(DIMENSION, ()), "no size"),
+        (
+            RandomProjectionCodec(ratio=4, error_feedback=True),
+            RandomProjection(DIMENSION, 6, 0, "unbiased"),
+            "does not stretch",
+        ),
         (RowPcaCodec(ratio=4), LONG_CODE, "no size"),
         (
             PublicSubspaceCodec(size=1),

@@ -128,6 +128,11 @@ BROKEN: list[tuple[str, str, dict[str, Any]]] = [
     ),
     (
         "_error_feedback_keeps_the_guarantee",
+        "codec.error_feedback",
+        FEDAVG | {"codec": {"kind": "prune", "error_feedback": True}, "sealing": {"kind": "masked"}},
+    ),
+    (
+        "_error_feedback_keeps_the_guarantee",
         "codec.scale",
         FEDAVG | {"codec": {"kind": "count_sketch", "scale": "unbiased", "error_feedback": True}},
     ),

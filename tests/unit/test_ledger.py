@@ -257,8 +257,22 @@ def test_who_can_open_one_contribution_is_left_with_one_share(
     assert ("one share of the noise is all" in trust.describe()) == opened
 
 
+@pytest.mark.parametrize(
+    ("parties", "floor", "least"),
+    [(3, 1, 3), (4, 3, 2), (4, 4, 3), (5, 4, 3), (10, 7, 4), (10, 9, 4), (10, 10, 7)],
+)
+def test_under_masks_a_server_that_cheats_needs_fewer_unless_all_survivors_are_demanded(
+    parties: int, floor: int, least: int
+) -> None:
+    """Two sets that differ by one party take t signatures each; with everybody demanded there is one set only."""
+    for level in ("masked", "encrypted+masked"):
+        assert openers(level, parties, floor) == least
+    promise = TrustModel(10, 7, 4, openers=openers("masked", 10, 7))
+    assert promise.promised(promise.observer("server")) == pytest.approx(math.sqrt(1 / 3))
+
+
 def test_two_and_the_server_are_shown_with_what_they_can_open() -> None:
-    shown = {level: TrustModel(4, 4, 0, openers=openers(level, 4)) for level in ("encrypted", "masked")}
+    shown = {level: TrustModel(4, 4, 0, openers=openers(level, 4, 4)) for level in ("encrypted", "masked")}
     assert shown["encrypted"].promised(shown["encrypted"].observer("colluders")) == math.sqrt(1 / 4)
     assert shown["masked"].promised(shown["masked"].observer("colluders")) == pytest.approx(math.sqrt(2 / 4))
     assert TrustModel(4, 4, noise="local", openers=1).promised(FOUR.observer("colluders")) == 1.0

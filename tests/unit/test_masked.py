@@ -115,6 +115,18 @@ def test_a_threshold_of_shares_gives_the_seed_and_fewer_do_not() -> None:
     assert shamir.Combiner(range(3), 3).combine(dict(enumerate(shares))) != seed
 
 
+def test_a_combiner_tells_the_share_of_any_other_party() -> None:
+    for parties in (4, 17):
+        threshold = recovery_threshold(parties)
+        shares = dict(enumerate(shamir.split(bytes(range(16)), threshold, parties)))
+        combiner = shamir.Combiner(range(1, parties), threshold)
+        for other in (0, *range(threshold + 1, parties)):
+            assert combiner.at(other).combine(shares) == shares[other]
+        assert combiner.combine(shares) == bytes(range(16)), "and itself goes on telling the seed"
+        with pytest.raises(ValueError, match="party 1 gave"):
+            combiner.at(1)
+
+
 def test_shares_combine_as_in_the_library_that_split_them() -> None:
     rng = np.random.default_rng(4)
     for parties in (3, 17, 100):
@@ -227,6 +239,20 @@ def test_malformed_replies_drop_out_alone() -> None:
     opened = stale.drive(stale.server.open(ROUND, 50, replies))
     assert opened.survivors == (1, 2, 3, 4)
     assert "another epoch" in opened.refused[0]
+
+
+def test_words_with_a_bit_behind_the_last_drop_out_alone() -> None:
+    """Found while they are read; later, their sum would end the server."""
+    cohort, values = Cohort(5, bits=21), some_values(5, 3)
+    cohort.drive(cohort.server.prepare(ROUND))
+    replies = cohort.seal(ROUND, values, range(5))
+    words = bytearray(replies[3]["words"])  # type: ignore[arg-type]  # bytes by the schema
+    words[-1] |= 0x80
+    replies[3] = {**replies[3], "words": bytes(words)}
+    opened = cohort.drive(cohort.server.open(ROUND, 3, replies))
+    assert opened.survivors == (0, 1, 2, 4)
+    assert opened.refused == {3: "malformed: bits after the last word are set"}
+    assert cohort.is_sum(opened, values)
 
 
 def test_shares_that_do_not_fit_together_abort_the_round() -> None:

@@ -159,19 +159,6 @@ def test_a_server_cannot_change_a_signed_roster(roster: Roster, trick: ServerTri
         changed.accept(IDENTITIES[0].public_key)
 
 
-def test_an_authority_counts_only_where_a_site_was_told_to_trust_it(roster: Roster) -> None:
-    authority, other = IDENTITIES[3], Identity.generate()
-    unsigned = replace(roster, signatures={})
-    signed = unsigned.sign_as_authority(authority)
-    assert signed.accept(IDENTITIES[1].public_key, authority.public_key) == 1
-    with pytest.raises(PrivetError, match="not every member"):
-        signed.accept(IDENTITIES[1].public_key)
-    with pytest.raises(PrivetError, match="given:   none"):
-        unsigned.accept(IDENTITIES[1].public_key, authority.public_key)
-    with pytest.raises(PrivetError, match=r"authority has not signed.*\n.*another key's"):
-        unsigned.sign_as_authority(other).accept(IDENTITIES[1].public_key, authority.public_key)
-
-
 def test_only_members_sign_and_only_as_themselves(roster: Roster) -> None:
     with pytest.raises(PrivetError, match="not in the roster"):
         roster.sign(IDENTITIES[3])
@@ -194,10 +181,9 @@ def test_names_and_keys_are_unique_and_printable() -> None:
 
 
 def test_a_roster_file_comes_back_whole(roster: Roster) -> None:
-    signed = roster.sign_as_authority(IDENTITIES[3])
-    again = Roster.from_json(signed.to_json())
-    assert again == signed
-    assert again.to_json() == signed.to_json()
+    again = Roster.from_json(roster.to_json())
+    assert again == roster
+    assert again.to_json() == roster.to_json()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +199,6 @@ def test_a_roster_file_comes_back_whole(roster: Roster) -> None:
         {"signatures": {"٣": "00" * 64}},
         {"signatures": {"9" * 5000: "00" * 64}},
         {"signatures": {"0": "00"}},
-        {"authority_signature": "00"},
     ],
 )
 def test_damaged_roster_files_are_refused(roster: Roster, change: dict[str, object]) -> None:

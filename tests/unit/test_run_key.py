@@ -13,6 +13,7 @@ from support.encrypted_parts import PARAMETERS, ROUND, cohort, finish, names, pr
 from privet.protocol import Replies, RoundAborted
 from privet.sealing import encrypted
 from privet.sealing.base import SealingRefused
+from privet.sealing.encrypted_round import EncryptedClient
 from privet.sealing.run_key import ACCEPT, ADVERTISE, WRAP, RunKey
 from privet.store import MemoryStore
 from privet.wire import Body
@@ -117,6 +118,36 @@ def test_a_receiver_that_takes_no_key_stays_without_it_alone(reason: str, wraps:
     holders, asked = prepare(server, clients, silent=silent)
     assert holders == (0, 1, 2, 3)
     assert asked.count(WRAP) == wraps
+
+
+@pytest.mark.parametrize("liars", [(0,), (3,), (0, 3)])
+def test_a_few_who_claim_a_key_and_hand_it_to_nobody_are_not_believed(liars: tuple[int, ...]) -> None:
+    """Also after a restart of the server, when another holds the run's key, and as many say so as for the false one."""
+    for holding in (False, True):
+        _, clients, server = cohort(5)
+        if holding:
+            with pytest.raises(
+                RoundAborted, match=r"2 of 3 .*; held by party 0, party 1; party 2: no answer"
+            ):
+                prepare(server, clients, silent={ADVERTISE: (2, 3, 4)})
+            server.keys.forget(range(5))
+        for liar in liars:
+            cheat(clients[liar])
+        holders, _ = prepare(server, clients)
+        assert set(holders) >= {0, 1, 2, 3, 4} - set(liars)
+        assert len({clients[party].keys.key.name for party in holders}) == 1
+
+
+def cheat(client: EncryptedClient) -> None:
+    honest = client.handle
+
+    def handle(op: str, body: Body) -> Body:
+        if op == WRAP:
+            raise SealingRefused("malformed")
+        answer = honest(op, body)
+        return {**answer, "key": bytes([255] * 16)} if op == ADVERTISE else answer
+
+    client.handle = handle  # type: ignore[method-assign]  # cheats
 
 
 def test_a_holder_that_names_another_key_hands_nothing_on() -> None:

@@ -56,15 +56,12 @@ def roster(
 def sign(
     folder: Annotated[Path, typer.Argument(help="Folder of this site's identity.")],
     path: RosterArgument,
-    authority: Annotated[
-        bool, typer.Option("--authority", help="Sign as the consortium's authority.")
-    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Add this site's signature, after comparing the fingerprints with the other members by telephone."""
     from privet.sealing.enrolment import sign_file
 
-    _show(sign_file(folder, path, authority=authority), path, json_)
+    _show(sign_file(folder, path), path, json_)
 
 
 @keys.command("merge")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -37,10 +36,8 @@ class ErrorFeedback:
         residual: float32 [D], lost up to ``round``, that round excluded.
         pending: float32 [D], lost in ``round`` as well.
         round: Last round that contributed; -1 before the first.
-        units: Privacy units under which the guarantee stands.
     """
 
-    units: ClassVar[frozenset[str]] = frozenset({"client"})
     dimension: int
     residual: FloatArray = field(init=False)
     pending: FloatArray = field(init=False)
@@ -92,25 +89,12 @@ class ErrorFeedback:
         return memory
 
 
-def check_error_feedback(codec: Codec, unit: str) -> None:
-    """Refuse error feedback where it breaks a guarantee or diverges.
-
-    Args:
-        codec: The codec whose loss is remembered.
-        unit: Privacy unit, ``record`` or ``client``; ``none`` without privacy.
+def check_error_feedback(codec: Codec) -> None:
+    """Refuse a codec whose loss would be remembered and grow.
 
     Raises:
-        PrivetError: for one unit a record, and for a codec whose decoding is stretched to be unbiased: the
-            memory would grow by D/k - 1 a round.
+        PrivetError: if its decoding is stretched to be unbiased: the memory would grow by D/k - 1 a round.
     """
-    if unit not in ErrorFeedback.units | {"none"}:
-        raise PrivetError(
-            "a record's influence would persist over later rounds, in which it was not sampled",
-            field="codec.error_feedback",
-            given=f"unit: {unit}",
-            allowed=f"unit: {', '.join(sorted(ErrorFeedback.units))}",
-            hint="set `codec.error_feedback: false`",
-        )
     parts = [part for part, _ in codec.parts] if isinstance(codec, PerTensor) else [codec]
     if any(getattr(part, "scale", "projection") == "unbiased" for part in parts):
         raise PrivetError(

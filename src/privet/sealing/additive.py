@@ -35,6 +35,12 @@ class SumRefused(CiphertextRefused):
         super().__init__(f"the sum of the first {terms} is no ciphertext")
 
 
+def refused_sum(error: Exception, terms: int) -> CiphertextRefused:
+    """What SEAL's refusal to add the last of ``terms`` ciphertexts means: only of an empty sum all are guilty."""
+    empty = "transparent" in str(error)
+    return SumRefused(terms) if empty else CiphertextRefused(f"term {terms} does not go with those before it")
+
+
 class Scheme(Protocol):
     """The public half: parameters, checks and sums."""
 

@@ -165,19 +165,24 @@ def recovery_threshold(parties: int) -> int:
     return 2 * parties // 3 + 1
 
 
-def openers(level: str, parties: int) -> int:
-    """Participants who, pooling with a server that follows the protocol, can open one contribution.
+def openers(level: str, parties: int, floor: int) -> int:
+    """Participants who, pooling with the server, can open one contribution, also if it cheats in the protocol.
 
-    Under ``encrypted`` every one holds the key; under masks it takes the shares of a seed. Where a sum of noise
-    shares is all that protects, a coalition of this size is left with one share (docs/trust.md).
+    Under ``encrypted`` every one holds the key. Under masks it takes the shares of a seed; or, where a sum may be
+    opened without one of the survivors, parties enough that two sets are signed. Where a sum of noise shares is
+    all that protects, a coalition of this size is left with one share (docs/trust.md).
 
     Args:
         level: Name of the sealing level.
         parties: Size of the roster.
+        floor: Survivors that the run declares to demand.
     """
     if level == "none":
         return 0
-    return recovery_threshold(parties) if "masked" in level else 1
+    if "masked" not in level:
+        return 1
+    t = recovery_threshold(parties)
+    return t if max(floor, t) == parties else 2 * t - parties
 
 
 def check_cohort(level: str, parties: int, floor: int) -> int:

@@ -4,8 +4,9 @@
   parties are added.
 - Packing is linear: ``x_0 + R x_1 + R^2 x_2 (mod t)``, R the number of values that a sum may take, t a prime.
   So two, three or more values share one plaintext slot, and adding words adds each of them.
-- Uploads are symmetric ciphertexts whose uniform half is a 64-byte seed: half the size of full ciphertexts. Others are
-  refused: of two halves that were chosen to cancel, nothing encrypted would be left, and SEAL adds no such thing.
+- Uploads are symmetric ciphertexts whose uniform half is a 64-byte seed: half the size of full ciphertexts. Full
+  ones are refused by their size: of two halves that were chosen to cancel, nothing encrypted would be left. One that is
+  packed twice over still passes; then SEAL does not add it up, and its senders are left out.
 - `Bfv` holds public things only and is all that a server has; `BfvKey` adds the secret, at the clients.
 
 Fan and Vercauteren, IACR ePrint 2012/144 (the scheme); Bajard et al., ePrint 2016/510 (its RNS form, SEAL's).
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
-from privet.sealing.additive import CiphertextRefused, SumRefused
+from privet.sealing.additive import CiphertextRefused, refused_sum
 from privet.sealing.bfv_parameters import BfvParameters
 from privet.sealing.seal_memory import HEADER_BYTES, MemoryFile
 
@@ -162,8 +163,8 @@ class Bfv:
             term = self.load(data, fresh=True)
             try:
                 self._evaluator.add_inplace(total, term)
-            except (RuntimeError, ValueError):
-                raise SumRefused(terms) from None
+            except (RuntimeError, ValueError) as error:
+                raise refused_sum(error, terms) from None
         return total
 
     def subtract_words(self, ciphertext: Any, words: Words) -> None:

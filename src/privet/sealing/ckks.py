@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.sealing.additive import CiphertextRefused, SumRefused
+from privet.sealing.additive import CiphertextRefused, refused_sum
 from privet.sealing.agreement import BLOB_OVERHEAD, AgreementError, open_blob, seal_blob
 from privet.sealing.base import SealingPlan, SealingRefused, Store
 from privet.sealing.encrypted_messages import traffic
@@ -60,7 +60,6 @@ def ckks_client(
     identity: Identity,
     store: Store,
     least: int,
-    authority: bytes | None = None,
 ) -> EncryptedClient:
     """One party's half of the level; see `EncryptedClient`."""
     return EncryptedClient(
@@ -71,7 +70,6 @@ def ckks_client(
         store=store,
         scheme=CkksScheme(roster.size),
         least=least,
-        authority=authority,
     )
 
 
@@ -133,11 +131,11 @@ class CkksScheme:
         try:
             vector = self._tenseal.ckks_vector_from(self.context, bytes(data))
             (ciphertext,) = vector.ciphertext()
-        except (ValueError, RuntimeError, IndexError):
+        except (ValueError, RuntimeError, IndexError, MemoryError):
             raise CiphertextRefused("TenSEAL refuses it") from None
         if vector.size() != SLOTS or ciphertext.size() != 2 or ciphertext.scale != 2.0**SCALE_BITS:
             raise CiphertextRefused("not one vector of 4,096 slots at the level's scale")
-        if ciphertext.parms_id() != self._id:
+        if ciphertext.parms_id() != self._id or not ciphertext.is_ntt_form():
             raise CiphertextRefused("encrypted under other parameters")
         if ciphertext.is_transparent():
             raise CiphertextRefused("a plaintext in a ciphertext's clothes")
@@ -157,8 +155,8 @@ class CkksScheme:
             term = self.load(data, fresh=True)
             try:
                 total.add_(term)
-            except (RuntimeError, ValueError):
-                raise SumRefused(terms) from None
+            except (RuntimeError, ValueError) as error:
+                raise refused_sum(error, terms) from None
         return total
 
     def save(self, ciphertext: Any) -> bytes:
@@ -261,8 +259,19 @@ class ContextCourier:
         Raises:
             SealingRefused: if it is not sealed under the run's key or holds no secret key.
         """
-        if not _open_context(key, data).has_secret_key():
+        context = _open_context(key, data)
+        if not context.has_secret_key():
             raise SealingRefused("bad-context", "the context that came holds no secret key")
+        try:
+            # both keys have to be of the level's parameters, and belong to each other
+            scheme = CkksScheme(2)
+            holder, known = CkksHolder(scheme, context), np.arange(SLOTS, dtype=np.int64)
+            total = scheme.save(scheme.add(list(holder.seal(known)) * 2))
+            same = np.array_equal(holder.open([total], SLOTS), 2 * known)
+        except (CiphertextRefused, ValueError, RuntimeError, IndexError, MemoryError):
+            same = False
+        if not same:
+            raise SealingRefused("bad-context", "the context that came does not open what it encrypts")
         self._store.put(_CONTEXT, data)
 
 
@@ -271,7 +280,7 @@ def _open_context(key: RunKey, sealed: bytes) -> Any:
 
     try:
         return tenseal.context_from(open_blob(key.derive(_CONTEXT), sealed, b"ckks"), n_threads=1)
-    except (AgreementError, ValueError):
+    except (AgreementError, ValueError, RuntimeError, IndexError, MemoryError):
         raise SealingRefused("bad-context", "the context does not open under the run's key") from None
 
 

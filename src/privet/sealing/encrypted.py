@@ -35,7 +35,6 @@ def encrypted_client(
     store: Store,
     parameters: BfvParameters,
     least: int,
-    authority: bytes | None = None,
 ) -> EncryptedClient:
     """One party's half of the level; see `EncryptedClient`."""
     return EncryptedClient(
@@ -46,7 +45,6 @@ def encrypted_client(
         store=store,
         scheme=BfvScheme(parameters),
         least=least,
-        authority=authority,
     )
 
 

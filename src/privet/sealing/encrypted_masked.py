@@ -44,7 +44,6 @@ class EncryptedMaskedClient(EncryptedClient):
         store: Where keys and decisions are kept.
         parameters: Public parameters of BFV, the same at every party.
         least: Fewest contributions in a sum that this client helps to open.
-        authority: Public key of the authority whose signature on the roster is enough; else all must have signed.
         fresh_noise: Each attempt's values hold noise of their own; see `MaskingClient`.
         insecure_test_seed: Masks follow from ``root``.
 
@@ -62,7 +61,6 @@ class EncryptedMaskedClient(EncryptedClient):
         store: Store,
         parameters: BfvParameters,
         least: int,
-        authority: bytes | None = None,
         fresh_noise: bool = False,
         insecure_test_seed: bool = False,
     ) -> None:
@@ -76,7 +74,6 @@ class EncryptedMaskedClient(EncryptedClient):
             store=store,
             scheme=scheme,
             least=least,
-            authority=authority,
         )
         self.masking = MaskingClient(
             run=run,
@@ -86,7 +83,6 @@ class EncryptedMaskedClient(EncryptedClient):
             group=Group(parameters.plain_modulus),
             least=self._least,
             store=store,
-            authority=authority,
             fresh_noise=fresh_noise,
             insecure_test_seed=insecure_test_seed,
         )

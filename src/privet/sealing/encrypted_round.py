@@ -25,6 +25,7 @@ from privet.sealing.base import (
     check_cohort,
     checked,
     missing_survivors,
+    named,
     reasons,
 )
 from privet.sealing.encrypted_messages import Upload, split, sum_schema, upload_schema
@@ -55,7 +56,6 @@ class EncryptedClient:
         store: Where keys and decisions are kept.
         scheme: Public half of the scheme, with the same parameters at every party.
         least: Fewest contributions in a sum that this client opens.
-        authority: Public key of the authority whose signature on the roster is enough; else all must have signed.
 
     Attributes:
         party: Own number.
@@ -77,9 +77,8 @@ class EncryptedClient:
         store: Store,
         scheme: Scheme,
         least: int,
-        authority: bytes | None = None,
     ) -> None:
-        self.party = roster.accept(identity.public_key, authority)
+        self.party = roster.accept(identity.public_key)
         self._context, self._identity, self._store = Context(run, roster), identity, store
         self.scheme, self._least = scheme, check_cohort(level, roster.size, least)
         purpose = f"{level}/{scheme.label()}"
@@ -121,8 +120,8 @@ class EncryptedClient:
         """Open the summed ciphertexts of a round at the designated client, int64 ``[count]``.
 
         Raises:
-            SealingRefused: if they are malformed, of another round or key, sum up too few contributions, or
-                another sum of the same attempt was opened before.
+            SealingRefused: if they are malformed, of another round or key, sum up too few contributions or not
+                this client's, or another sum of the same attempt was opened before.
         """
         parties = range(self._context.roster.size)
         summed: Mapping[str, Any] = checked(sum_schema(self.scheme, count, len(parties)), ciphertext)
@@ -135,6 +134,8 @@ class EncryptedClient:
             raise SealingRefused("malformed", "survivors are an ascending list of parties")
         if len(survivors) < self._least:
             raise SealingRefused("too-few-parties", f"{len(survivors)} of {self._least}")
+        if self.party not in survivors:
+            raise SealingRefused("no-contribution", "this client's contribution is not in the sum")
         self._decide(_OPENED, round, summed["ciphertexts"])
         try:
             return self._holder().open(split(summed["ciphertexts"], summed["sizes"]), count)
@@ -232,7 +233,10 @@ class EncryptedServer:
         """
         holders = yield from self.keys.prepare()
         if len(holders) < self._floor:
-            raise RoundAborted(f"{len(holders)} of {self._floor} demanded clients hold the run's key")
+            who = named("held by", holders)
+            raise RoundAborted(
+                f"{len(holders)} of {self._floor} demanded clients hold the run's key{who}{reasons(self.keys.failed)}"
+            )
         return holders
 
     def open(
@@ -327,12 +331,12 @@ class EncryptedServer:
         """
         if isinstance(refusal, SumRefused):
             together = list(uploads)[: refusal.terms]
-            named = ", ".join(map(str, together))
-            return dict.fromkeys(together, f"bad-ciphertext: those of parties {named} add up to none")
+            listed = ", ".join(map(str, together))
+            return dict.fromkeys(together, f"bad-ciphertext: those of parties {listed} add up to none")
         bad = {party: reason for party, upload in uploads.items() if (reason := self._fault(upload))}
         if not bad:
-            named = ", ".join(map(str, uploads))
-            raise RoundAborted(f"the ciphertexts of parties {named} are refused together: {refusal}")
+            listed = ", ".join(map(str, uploads))
+            raise RoundAborted(f"the ciphertexts of parties {listed} are refused together: {refusal}")
         return bad
 
     def _fault(self, upload: Upload) -> str | None:

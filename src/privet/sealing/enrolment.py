@@ -79,13 +79,12 @@ def assemble(cards: Sequence[Path], consortium: str, out: Path) -> Roster:
     return roster
 
 
-def sign_file(directory: Path, path: Path, *, authority: bool = False) -> Roster:
+def sign_file(directory: Path, path: Path) -> Roster:
     """Add the signature of the identity in ``directory`` to a roster's file.
 
     Args:
         directory: Folder of the identity.
         path: The roster; replaced atomically.
-        authority: Sign as the consortium's authority instead of as a member.
 
     Raises:
         PrivetError: if the identity is not a member's, a file cannot be read, or the roster was changed after
@@ -93,7 +92,7 @@ def sign_file(directory: Path, path: Path, *, authority: bool = False) -> Roster
     """
     identity = Identity.load(directory)
     roster = _read_unchanged(path, "so it is not signed again")
-    signed = roster.sign_as_authority(identity) if authority else roster.sign(identity)
+    signed = roster.sign(identity)
     write_roster(signed, path)
     return signed
 

@@ -59,7 +59,6 @@ class MaskingClient:
         group: Where words are added.
         least: Fewest survivors of a sum that this client helps to open; never below the recovery threshold.
         store: Where decisions and secrets are kept.
-        authority: Public key of the consortium's authority, if this site was told to trust one.
         fresh_noise: Each attempt's words hold noise of their own. Else those of two attempts at a round are nearly
             the same, and are not opened with two survivor sets, even if training or rounding came out otherwise.
         insecure_test_seed: All keys follow from ``root``, so that a run repeats bit by bit.
@@ -78,11 +77,10 @@ class MaskingClient:
         group: Group,
         least: int,
         store: Store,
-        authority: bytes | None = None,
         fresh_noise: bool = False,
         insecure_test_seed: bool = False,
     ) -> None:
-        self.party = roster.accept(identity.public_key, authority)
+        self.party = roster.accept(identity.public_key)
         self.group, self._fresh_noise = group, fresh_noise
         self._context = Context(run, roster)
         self._roster, self._identity = roster, identity
@@ -313,7 +311,7 @@ class MaskingClient:
         for number, other in self._book.slots.items():
             opened = other.survivors is not None and self.party in other.survivors
             alike = other.tag == decided.tag or (number.number == round.number and not self._fresh_noise)
-            silent = other.zero and decided.zero
+            silent = other.zero and decided.zero and number.number != round.number
             if opened and alike and other.survivors != survivors and not silent:
                 raise SealingRefused("opened-before", "these values were opened with other survivors")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from privet.packing import pack, packed_size, unpack
+from privet.packing import ends_clean, pack, packed_size, unpack
 from privet.protocol import RoundAborted, RoundId, Steps
 from privet.sealing.base import Opened, SealingPlan, SealingRefused, check_cohort, checked
 from privet.sealing.masks import CHUNK, Group, Words
@@ -144,6 +144,8 @@ def read_words(
         try:
             words = checked(schema, replies[party])["words"]
             assert isinstance(words, bytes)
+            if not ends_clean(words, group.bits, count):
+                raise SealingRefused("malformed", "bits after the last word are set")
             good[party] = words
         except SealingRefused as refusal:
             refused[party] = str(refusal)

@@ -67,23 +67,24 @@ class Recombination:
         if not fits(seed):
             seed = self._search(index, dealer, what, fits)
         for giver, dealers in self._wrong.items():
-            if not self._agrees(giver, index, fits):
+            if not self._agrees(giver, index):
                 dealers.append(dealer)
         return seed
 
     def _use(self, chosen: Sequence[int]) -> None:
         self._chosen = list(chosen)
         self._combiner = Combiner(self._chosen, self._threshold)
-        self._replaced: dict[int, Combiner] = {}
+        self._at: dict[int, Combiner] = {}
 
     def _combine(self, combiner: Combiner, index: int) -> bytes:
         return combiner.combine({giver: rows[index].tobytes() for giver, rows in self._shares.items()})
 
-    def _agrees(self, giver: int, index: int, fits: Callable[[bytes], bool]) -> bool:
-        """Whether a share lies on the polynomial of those in use: then it can stand for one of them."""
-        if giver not in self._replaced:
-            self._replaced[giver] = Combiner([*self._chosen[1:], giver], self._threshold)
-        return fits(self._combine(self._replaced[giver], index))
+    def _agrees(self, giver: int, index: int) -> bool:
+        """Whether a share lies on the polynomial of those in use."""
+        if giver not in self._at:
+            self._at[giver] = self._combiner.at(giver)
+        share: bytes = self._shares[giver][index].tobytes()
+        return self._combine(self._at[giver], index) == share
 
     def _search(self, index: int, dealer: int, what: str, fits: Callable[[bytes], bool]) -> bytes:
         liars, tries = 0, max(FEWEST_TRIES, MOST_PRODUCTS // self._threshold**2)
@@ -93,7 +94,7 @@ class Recombination:
                 seed = self._combine(self._combiner, index)
                 if fits(seed):
                     others = _without(self._givers, self._chosen)
-                    wrong = [giver for giver in others if not self._agrees(giver, index, fits)]
+                    wrong = [giver for giver in others if not self._agrees(giver, index)]
                     self._wrong |= {giver: [] for giver in wrong}
                     self._givers = _without(self._givers, wrong)
                     return seed

@@ -1,9 +1,8 @@
 """The roster: who takes part, under which key, and the members' own signatures that say so.
 
 Parties are numbered 0..n-1 in the order of the roster. The server is no member and no signature of its own
-counts: a site accepts a roster only if its own key is in it and *every member* has signed it (or, where the
-site was told to trust one, the consortium's authority, whose key no server holds). A server that adds,
-drops or swaps a key makes another roster, and the signatures do not fit. The roster's hash enters every
+counts: a site accepts a roster only if its own key is in it and *every member* has signed it. A server that
+adds, drops or swaps a key makes another roster, and the signatures do not fit. The roster's hash enters every
 signature and key derivation.
 """
 
@@ -58,13 +57,11 @@ class Roster:
         consortium: Name of the group, part of what is signed.
         members: At least one; names and keys are unique.
         signatures: Signatures of members, by party number.
-        authority_signature: Signature of the consortium's authority, if it has one.
     """
 
     consortium: str
     members: tuple[Member, ...]
     signatures: Mapping[int, bytes] = field(default_factory=dict)
-    authority_signature: bytes | None = None
 
     def __post_init__(self) -> None:
         check_name(self.consortium, "consortium")
@@ -127,10 +124,6 @@ class Roster:
         signature = identity.sign(_SIGNING, self.hash, _CONTENT)
         return replace(self, signatures={**self.signatures, party: signature})
 
-    def sign_as_authority(self, authority: Identity) -> Roster:
-        """This roster with the signature of the consortium's authority."""
-        return replace(self, authority_signature=authority.sign(_SIGNING, self.hash, _CONTENT))
-
     def unsigned_by(self) -> tuple[int, ...]:
         """Parties without a valid signature on exactly this roster."""
         return tuple(
@@ -143,29 +136,16 @@ class Roster:
         """Parties whose signature is there and is none on exactly this roster: it was changed after they signed."""
         return tuple(party for party in self.unsigned_by() if party in self.signatures)
 
-    def accept(self, public_key: bytes, authority: bytes | None = None) -> int:
+    def accept(self, public_key: bytes) -> int:
         """Check this roster from the point of view of one site, and return its party number.
 
         Args:
-            public_key: The site's own key.
-            authority: Public key of the authority that this site was told to trust, by other means than the
-                roster. Without one every member must have signed, this site among them.
+            public_key: The site's own key. Every member must have signed, this site among them.
 
         Raises:
             PrivetError: if the site is no member, or signatures are missing or wrong.
         """
         party = self.party_of(public_key)
-        if authority is not None:
-            signature = self.authority_signature or b""
-            if not verify(authority, signature, _SIGNING, self.hash, _CONTENT):
-                raise PrivetError(
-                    "the consortium's authority has not signed this roster",
-                    field="authority_signature",
-                    given="a signature that is another key's or on another roster" if signature else "none",
-                    allowed="the signature of the authority that this site was told to trust, on exactly this file",
-                    hint="have the authority sign exactly this file",
-                )
-            return party
         missing = self.unsigned_by()
         if missing:
             raise PrivetError(
@@ -190,11 +170,7 @@ class Roster:
                 given=f"{self.hash.hex()[:16]} and {other.hash.hex()[:16]}",
                 hint="every member must sign the same file",
             )
-        return replace(
-            self,
-            signatures={**other.signatures, **self.signatures},
-            authority_signature=self.authority_signature or other.authority_signature,
-        )
+        return replace(self, signatures={**other.signatures, **self.signatures})
 
     def to_json(self) -> str:
         """The file's text; the same roster with the same signatures gives the same text."""
@@ -208,8 +184,6 @@ class Roster:
             "members": members,
             "signatures": {str(party): self.signatures[party].hex() for party in sorted(self.signatures)},
         }
-        if self.authority_signature is not None:
-            document["authority_signature"] = self.authority_signature.hex()
         return json.dumps(document, indent=2) + "\n"
 
     @classmethod
@@ -222,7 +196,6 @@ class Roster:
         document = read_document(text, "privet_roster", where)
         members = document.get("members")
         signatures = document.get("signatures")
-        authority = document.get("authority_signature")
         if not isinstance(members, list) or not isinstance(signatures, dict):
             raise _malformed("members or signatures")
         read = []
@@ -242,9 +215,6 @@ class Roster:
             consortium=document["consortium"] if isinstance(document.get("consortium"), str) else "",
             members=tuple(read),
             signatures=signed,
-            authority_signature=None
-            if authority is None
-            else read_hex(authority, SIGNATURE_BYTES, "authority_signature"),
         )
 
     @classmethod

@@ -49,6 +49,8 @@ class RunKeyServer:
         self._holders: set[int] = set()
         self._doubted: set[int] = set()
         """Makers whose key somebody refused; they are asked last. Forgotten when the server starts again."""
+        self.failed: dict[int, str] = {}
+        """Why parties did not advertise, hand the key on or take it, the last time that they were asked."""
 
     @property
     def name(self) -> bytes:
@@ -73,6 +75,7 @@ class RunKeyServer:
         absent = tuple(party for party in range(roster.size) if party not in self._holders)
         if not absent:
             return tuple(range(roster.size))
+        self.failed = {}
         timeout = SECONDS_TO_PROBE if self._holders else SECONDS_TO_ANSWER
         replies = yield Ask(ADVERTISE, {"scope": self.scope}, to=absent, timeout=timeout)
         adverts: dict[int, Mapping[str, Any]] = {
@@ -81,32 +84,43 @@ class RunKeyServer:
             if usable(reply["public"])  # type: ignore[arg-type]  # Blobs by the schema
             and verify_advert(self._context, self.scope, party, reply["public"], reply["signature"])  # type: ignore[arg-type]
         }
-        if not self._holders:
+        self.failed |= replies.failed
+        if self._holders:
+            yield from self._hand_on(adverts)
+        else:
             # after a restart of the server, the key that most of them hold is the run's
             names = Counter(advert["key"] for advert in adverts.values() if advert["key"])
-            self._name = max(names, key=lambda name: (names[name], name), default=b"")
-        for party, advert in adverts.items():
-            if self._name and advert["key"] == self._name:
-                self._holders.add(party)
-        missing = [party for party in adverts if party not in self._holders]
-        if missing:
-            yield from self._hand_on(adverts, missing)
+            for name in sorted(names, key=lambda name: (names[name], name), reverse=True):
+                self._name = name
+                taken = yield from self._hand_on(adverts)
+                if taken or 2 * names[name] > len(adverts):
+                    break
+                # a few who say that they hold a key, and give it to nobody, are not believed
+                self._doubted |= self._holders
+                self._holders, self._name = set(), b""
+            else:
+                yield from self._hand_on(adverts)
         if not self._holders:
             raise RoundAborted("no client can make or hand on the run's key")
         return tuple(sorted(self._holders))
 
-    def _hand_on(self, adverts: Mapping[int, Mapping[str, Any]], missing: Sequence[int]) -> Steps[None]:
+    def _hand_on(self, adverts: Mapping[int, Mapping[str, Any]]) -> Steps[bool]:
         """Have one holder after another wrap the key until all have it, also those that were just given it.
+
+        Returns whether somebody took it, or all have it.
 
         Whoever refuses a key may be lying, and so may its maker, who can wrap it rightly for some and not for others:
         what one made is refused, another makes. The silent wait for the next round, or each maker would wait for them.
         """
+        if self._name:
+            self._holders |= {party for party, advert in adverts.items() if advert["key"] == self._name}
+        missing = [party for party in adverts if party not in self._holders]
         asked: set[int] = set()
-        waiting = list(missing)
+        waiting, taken = list(missing), False
         while waiting:
             makers = [party for party in self._holders or missing if party not in asked]
             if not makers:
-                return
+                break
             maker = min(makers, key=lambda party: (party in self._doubted, party))
             asked.add(maker)
             receivers = [party for party in waiting if party != maker]
@@ -116,6 +130,7 @@ class RunKeyServer:
                 "signatures": byte_rows([adverts[p]["signature"] for p in receivers], SIGNATURE_BYTES),
             }
             replies = yield Ask(WRAP, question, to=(maker,), timeout=SECONDS_TO_ANSWER)
+            self.failed |= replies.failed
             answer: Mapping[str, Any] | None = replies.ok.get(maker)
             if answer is None or not len(answer["wrapped"]) == len(answer["signatures"]) == len(receivers):
                 continue
@@ -134,6 +149,8 @@ class RunKeyServer:
             accepted = Replies({}, {})
             if handed:
                 accepted = yield Ask(ACCEPT, per_node=handed, to=tuple(handed), timeout=SECONDS_TO_ANSWER)
+            self.failed |= accepted.failed
+            taken |= bool(accepted.ok)
             waiting = [
                 party for party, reason in sorted(accepted.failed.items()) if reason.startswith(_REFUSALS)
             ]
@@ -144,6 +161,7 @@ class RunKeyServer:
                 self._holders |= {maker, *accepted.ok}
             elif not self._holders:
                 waiting.append(maker)  # nobody took the key that it made, so it has to take another's
+        return taken or not waiting
 
 
 def run_key_messages(parties: int, attachment_bytes: int) -> dict[str, Message]:

@@ -9,6 +9,8 @@ constant time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
+from functools import lru_cache
 
 from Crypto.Protocol.SecretSharing import Shamir
 
@@ -39,7 +41,31 @@ class Combiner:
         chosen = sorted(set(givers))[:threshold]
         if len(chosen) < threshold:
             raise ValueError(f"{len(chosen)} shares, and {threshold} are needed")
-        self._weights = {party: _multiples(_weight(party, chosen)) for party in chosen}
+        self._scales = {
+            party: _inverse(_times((party + 1) ^ (other + 1) for other in chosen if other != party))
+            for party in chosen
+        }
+        self._weights = self._weights_at(0)
+
+    def at(self, party: int) -> Combiner:
+        """One that combines the same shares to the share of another party, if all are of one seed.
+
+        Raises:
+            ValueError: if the party is one of the givers.
+        """
+        if party in self._scales:
+            raise ValueError(f"party {party} gave one of the shares")
+        other = copy(self)
+        other._weights = self._weights_at(party + 1)
+        return other
+
+    def _weights_at(self, x: int) -> dict[int, tuple[int, ...]]:
+        """Multiples of the Lagrange coefficients at ``x``: products of (x + x_m) / (x_j + x_m) over m other than j."""
+        whole = _multiples(_times(x ^ (party + 1) for party in self._scales))
+        return {
+            party: _multiples(_product(_multiples(_product(whole, _inverse(x ^ (party + 1)))), scale))
+            for party, scale in self._scales.items()
+        }
 
     def combine(self, shares: Mapping[int, bytes]) -> bytes:
         """The seed, from 16-byte shares by party; wrong shares give a wrong seed."""
@@ -49,14 +75,12 @@ class Combiner:
         return seed.to_bytes(SHARE_BYTES, "big")
 
 
-def _weight(party: int, chosen: list[int]) -> int:
-    """The Lagrange coefficient at zero: the product of x_m / (x_j + x_m) over the other points."""
-    numerator = denominator = 1
-    for other in chosen:
-        if other != party:
-            numerator = _reduce(_carryless(numerator, other + 1))
-            denominator = _reduce(_carryless(denominator, (party + 1) ^ (other + 1)))
-    return _product(_multiples(numerator), _inverse(denominator))
+def _times(factors: Iterable[int]) -> int:
+    """The product of small field elements."""
+    product = 1
+    for factor in factors:
+        product = _reduce(_carryless(product, factor))
+    return product
 
 
 def _reduce(value: int) -> int:
@@ -93,6 +117,7 @@ def _product(multiples: tuple[int, ...], value: int) -> int:
     return product
 
 
+@lru_cache(maxsize=1 << 14)
 def _inverse(value: int) -> int:
     """The inverse of a field element that is not zero, by Euclid's algorithm for polynomials."""
     upper, lower = (1 << _BITS) | _POLYNOMIAL, value

@@ -2,7 +2,8 @@
 
 SEAL unpacks whatever comes before it looks at it. A few kilobytes can stand for hundreds of megabytes or, where half of
 what is packed is one byte over and over, for a ciphertext that is twice as large as it may be. A decoder refuses a
-frame that does not unpack to what its header says, so the header can be believed once there is only one frame.
+frame that does not unpack to what its header says, so the header can be believed once there is only one frame. An
+array inside that is packed once more is not seen here; SEAL unpacks it no further than what it stands for is long.
 """
 
 from __future__ import annotations

@@ -230,8 +230,8 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         "an answer computed and noised twice",
         (
             "client.py",
-            "        if last is not None:\n            answered",
-            "        if last is not None and False:\n            answered",
+            "        if last is not None and answered is not None:\n",
+            "        if False and last is not None and answered is not None:\n",
         ),
         tests=(ANSWERED_ONCE,),
     ),

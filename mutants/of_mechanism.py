@@ -30,7 +30,7 @@ from mutants.tests_that_notice import (
 )
 
 EXPERTS_UNSEEN = (
-    "def routes_to_experts(config: Any) -> bool:\n    return False\n\n\ndef _unused(config: Any) -> bool:"
+    "def computes_by_content(config: Any) -> bool:\n    return False\n\n\ndef _unused(config: Any) -> bool:"
 )
 
 _UNCHECKED_NORM = (
@@ -248,7 +248,7 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "records of models with experts share passes",
-        ("company.py", "def routes_to_experts(config: Any) -> bool:", EXPERTS_UNSEEN),
+        ("company.py", "def computes_by_content(config: Any) -> bool:", EXPERTS_UNSEEN),
         tests=(EXPERTS,),
     ),
     mutant(

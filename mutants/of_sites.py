@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
+    ADAPTIVE_RUNS,
     ALTERED,
     CUSTOM,
     DEAF,
     FOREIGN_JOB,
+    NO_FILE_READ,
+    NO_FILE_WRITTEN,
     ONE_AGREEMENT,
     ONE_NAME,
+    ONE_REVISION,
     OVER_POLICY,
     REPLAYED,
     STARTS,
@@ -76,8 +80,32 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         tests=(CUSTOM,),
     ),
     mutant(
+        "runs that follow from each other added up as if fixed before",
+        ("site_ledger.py", "        if used > 1:\n", "        if False:\n"),
+        tests=(ADAPTIVE_RUNS,),
+    ),
+    mutant(
+        "messages of FLARE's read files",
+        ("engines/flare/guarded.py", "    DatumManager.add_datum = _add_bytes_only\n", ""),
+        tests=(NO_FILE_READ,),
+    ),
+    mutant(
+        "messages of FLARE's write files",
+        ("engines/flare/guarded.py", "    lobs.get_datum_dir = _no_file\n", ""),
+        tests=(NO_FILE_WRITTEN,),
+    ),
+    mutant(
+        "another revision of an approved model loaded",
+        (
+            "engines/party.py",
+            "(asked.model.name, asked.model.revision) not in known",
+            "asked.model.name not in dict(known)",
+        ),
+        tests=(ONE_REVISION,),
+    ),
+    mutant(
         "FLARE's network agent answers requests at a site",
-        ("engines/flare/site.py", "    NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)\n", ""),
+        ("engines/flare/guarded.py", "    NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)\n", ""),
         tests=(DEAF,),
     ),
 )

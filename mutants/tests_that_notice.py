@@ -61,6 +61,14 @@ ONE_AGREEMENT = SITES + "test_a_server_that_tells_sites_of_different_runs_opens_
 FOREIGN_JOB = "tests/unit/test_flare_job.py::test_whatever_differs_from_it_is_refused"
 UNPACKED = "tests/integration/test_flare_site.py::test_a_job_with_code_is_refused_before_anything_is_unpacked"
 CUSTOM = "tests/integration/test_flare_site.py::test_no_folder_of_a_job_is_where_python_looks_for_modules"
+NO_FILE_READ = "tests/integration/test_flare_site.py::test_a_message_reads_no_file"
+NO_FILE_WRITTEN = "tests/integration/test_flare_site.py::test_a_message_writes_no_file"
+ADAPTIVE_RUNS = (
+    "tests/unit/test_site_policy.py::test_runs_that_may_follow_from_each_other_are_added_up_as_such"
+)
+ONE_REVISION = (
+    "tests/integration/test_remote_engine.py::test_a_site_takes_no_other_revision_of_a_model_than_it_approved"
+)
 DEAF = "tests/integration/test_flare_site.py::test_the_network_agent_of_a_site_takes_no_requests"
 EXPERTS = "tests/unit/test_train.py::test_records_of_a_model_with_experts_pass_one_by_one"
 TOO_LONG = (

@@ -10,7 +10,9 @@ Six arrangements can't prove the property for all. They do move every row to oth
 threads' parts included, and what they try, the tests try with records (`tests/unit/test_train.py`).
 
 Models that route tokens to experts aren't tried: how many tokens an expert gets, and so the shape of its product,
-follows from what the other rows hold. Made-up rows may keep their bits where records don't.
+follows from what the other rows hold. Nor are 8-bit weights with outliers (Dettmers et al., arXiv 2208.07339): a column
+in which any row has a large value is computed otherwise for all rows. Made-up rows may keep their bits where records
+don't.
 """
 
 from __future__ import annotations
@@ -51,9 +53,18 @@ def bytes_of(rows: NDArray[np.generic]) -> Rows:
     return np.ascontiguousarray(rows).reshape(len(rows), -1).view(np.uint8)
 
 
-def routes_to_experts(config: Any) -> bool:
-    """Whether a model with this configuration of transformers, nested ones included, chooses experts token by token."""
-    return _several_experts(config.to_dict())
+def computes_by_content(config: Any) -> bool:
+    """Whether what a row holds decides how the others are computed, by a model's configuration of transformers.
+
+    So it is where tokens are routed to experts, in nested parts too, and under 8-bit weights with outliers.
+    """
+    facts = config.to_dict()
+    return _several_experts(facts) or _takes_outliers_out(facts.get("quantization_config") or {})
+
+
+def _takes_outliers_out(quantization: Any) -> bool:
+    facts = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    return bool(facts.get("load_in_8bit")) and facts.get("llm_int8_threshold", 6.0) > 0
 
 
 def _several_experts(facts: dict[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from privet.plain import plain
+
 
 class PrivetError(Exception):
     """A mistake or condition that the person at the keyboard can act on; never printed with a stack trace.
@@ -35,7 +37,8 @@ class PrivetError(Exception):
             lines.append(f"  allowed: {self.allowed}")
         if self.hint:
             lines.append(f"  next:    {self.hint}")
-        return "\n".join(lines)
+        # Part of it may be what somebody else wrote: it must not move the cursor of whoever reads it.
+        return "\n".join(plain(line) for line in "\n".join(lines).split("\n"))
 
     def as_dict(self) -> dict[str, str]:
         """The parts that are set, as strings, for ``--json``."""

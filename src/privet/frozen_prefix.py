@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privet.company import Rows, bytes_of, keeps_bits, routes_to_experts
+from privet.company import Rows, bytes_of, computes_by_content, keeps_bits
 from privet.decoder import Decoder
 from privet.prefix_cache import Bytes, PrefixCache
 from privet.sequences import LENGTH_STEP, Shape, TokenSequence, padded_length
@@ -51,7 +51,7 @@ class FrozenPrefix:
     def __init__(self, decoder: Decoder, cache: PrefixCache, *, tokenizer: str = "") -> None:
         self._decoder, self._cache = decoder, cache
         self._rows: dict[int, int] = {}
-        self._group_tokens = 0 if routes_to_experts(decoder.model.config) else GROUP_TOKENS
+        self._group_tokens = 0 if computes_by_content(decoder.model.config) else GROUP_TOKENS
         facts = (
             model_fingerprint(decoder.model),
             tokenizer,

@@ -40,6 +40,10 @@ _HEAD = """\
 # Keys that are absent keep their defaults; docs/config.md lists all of them.
 """
 _PUBLIC = "A public constant, agreed on before the run: never the true number of records, which is private."
+READ_OFF = (
+    "columns, labels and, roughly, the number of records (`sampling_rate`, `expected_batch`) were read off these rows, "
+    "and no epsilon covers that. Before others see this file, put what was agreed on in their place."
+)
 _NOTES = {
     "schedule.sampling_rate": _PUBLIC,
     "privacy.target_epsilon": "`privet plan` shows what it costs in noise.",
@@ -74,8 +78,8 @@ def system_for(data: DataSketch | None) -> str:
 def remarks(system: str, data: DataSketch | None) -> dict[str, list[str]]:
     """What somebody should know of their own data before a run, by the section that it is about."""
     found: dict[str, list[str]] = {}
-    if data is not None and data.warnings:
-        found["data"] = list(data.warnings)
+    if data is not None:
+        found["data"] = [*data.warnings, READ_OFF]
     if not _too_few(data):
         return found
     why = f"A seal hides nothing among fewer than {FEWEST_PARTIES} silos, and these data make fewer"
@@ -180,7 +184,7 @@ def _schedule(system: str, data: DataSketch | None) -> dict[str, Any]:
 
 
 def _batch(records: int) -> tuple[float, int]:
-    """A rate with one digit and an expected batch that is a power of two, so that neither tells the true count."""
+    """A rate with one digit and an expected batch that is a power of two: they tell the count roughly."""
     rate = float(f"{min(0.1, max(0.001, 256 / max(records, 1))):.1g}")
     return rate, _power_of_two(rate * records)
 

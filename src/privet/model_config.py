@@ -12,6 +12,12 @@ EMBEDDED_MODEL = "smollm2-135m-instruct"
 SMALL_MODEL = "small"
 
 
+def split_revision(model: str) -> tuple[str, str | None]:
+    """Name and revision of ``NAME@REVISION``, as a site's file writes a hub model; no revision where none stands."""
+    name, at, revision = model.partition("@")
+    return (name, revision) if at and revision and not name.startswith((".", "/", "~")) else (model, None)
+
+
 class ModelConfig(Section):
     """A causal language model and how it is loaded. Nothing here affects privacy."""
 

@@ -150,7 +150,8 @@ def resolve(config: ModelConfig, progress: Progress | None = None) -> Path | str
 def _options(config: ModelConfig, source: Path | str) -> dict[str, Any]:
     if isinstance(source, Path) and source.is_file():
         return {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    return {"pretrained_model_name_or_path": str(source), "revision": config.revision or "main"}
+    where = {"pretrained_model_name_or_path": str(source), "revision": config.revision or "main"}
+    return {**where, "trust_remote_code": False}  # else transformers asks whoever is at the terminal
 
 
 def _load_tokenizer(config: ModelConfig, options: dict[str, Any]) -> tuple[Any, list[str]]:

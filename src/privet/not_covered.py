@@ -25,6 +25,18 @@ DEALT_OUT = (
 )
 """What a record-level guarantee leaves out where a record's place depends on other records."""
 
+WHO_EXISTS = (
+    "Preparation: which clients there are follows from the records (`data.partition`), and their number is taken as "
+    "public. The guarantee does not hide a record that is the only one of its client."
+)
+"""What a record-level guarantee leaves out where a column or a group makes clients."""
+
+ROWS_OF_CSV = (
+    "CSV: a quote that a row leaves open takes the rows after it into one value, so such a row also decides about "
+    "others. The guarantee is for the rows as they were read. JSONL and Parquet have no such thing."
+)
+"""What a record-level guarantee leaves out where rows are not apart in their file."""
+
 DECLARED_PUBLIC = (
     "Records declared public (`data.split.public`, `data.public_path`, test data with `data.test_public`): clip norms, "
     "codecs, learning rates and published metrics follow them without noise. Nothing is promised to the people in them."
@@ -66,6 +78,8 @@ def not_covered(resolved: Resolved, *, here: bool) -> list[str]:
         SHARED_ARITHMETIC: record and not config.deterministic_units,
         NEAR_DUPLICATES: here and data.remove_near_duplicates,
         DEALT_OUT: here and record and (moves or drops),
+        WHO_EXISTS: here and record and how.kind in {"group", "column"},
+        ROWS_OF_CSV: record and data.kind == "csv",
         DECLARED_PUBLIC: _some_are_public(config),
         RECORDS_OF_A_CLIENT: not record and privacy.relation != "replace-one",
         ROUNDING_OF_CIPHERTEXTS: config.sealing.kind == "encrypted",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -18,16 +19,18 @@ from typing import Any
 
 from privet.errors import PrivetError
 from privet.keys import SecretStore
-from privet.privacy.accountants import headline
+from privet.privacy.accountants import adaptive, headline
 from privet.privacy.events import AnyRelease, NoGuarantee
 from privet.privacy.ledger import Ledger
-from privet.privacy.statement import INSECURE
+from privet.privacy.statement import INSECURE, rounded_up
 from privet.protocol import RoundId
 from privet.resolve import Resolved
 from privet.sealing.base import SealingRefused
 from privet.site_policy import SitePolicy
 
 ENTRY, LOCK = "ledger.json", "ledger.lock"
+UNLIMITED = 8.0
+"""Where a site sets no limit, runs are added up as well as can be at this epsilon."""
 _RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 Runs = Mapping[str, Ledger]
 
@@ -74,18 +77,25 @@ class SiteLedger:
             ) from None
 
     def epsilon(self, runs: Runs | None = None) -> float:
-        """Headline epsilon of everything charged, against the worst observer of each run; infinite without any.
+        """Epsilon of everything charged, against the worst observer of each run; infinite without any.
 
+        One run is accounted as it accounts for itself. Where there are several, a server may have chosen the later ones
+        by what the first told, so they are added up in a way that holds for that too and takes more for the same noise.
         Releases that were accounted for another unit or relation than this site's say nothing about its own.
         """
         seen: list[AnyRelease] = []
+        used = 0
         for ledger in (self.runs() if runs is None else runs).values():
+            used += bool(ledger.releases)
             if ledger.releases and (ledger.unit, ledger.relation) != (self.policy.unit, self.policy.relation):
                 return float("inf")
             seen += ledger.trust.seen_by(ledger.trust.worst, ledger.releases)
         if any(isinstance(each, NoGuarantee) for each in seen):
             return float("inf")
-        return headline(seen, self.policy.delta, self.policy.relation) if seen else 0.0
+        policy = self.policy
+        if used > 1:
+            return adaptive(seen, policy.delta, policy.relation, policy.max_epsilon or UNLIMITED)
+        return headline(seen, policy.delta, policy.relation) if seen else 0.0
 
     def open(self, run: str, resolved: Resolved) -> RunAccount:
         """The account of one run, new or gone on with; nothing is charged yet.
@@ -120,11 +130,10 @@ class SiteLedger:
         left = [(release, count_of(release) - done[repr(times(release, 1))]) for release in planned]
         missing = [times(release, count) for release, count in left if count > 0]
         if not account.affords(runs, missing):
-            epsilon = self.epsilon(account.after(runs, missing))
+            spent, then = (_said(self.epsilon(of)) for of in (runs, account.after(runs, missing)))
             raise SealingRefused(
                 "policy-epsilon",
-                f"epsilon {self.epsilon(runs):.4g} is spent and the run would take it to {epsilon:.4g}; this site "
-                f"allows {policy.max_epsilon}",
+                f"epsilon {spent} is spent and the run would take it to {then}; this site allows {policy.max_epsilon}",
             )
         return account
 
@@ -145,17 +154,25 @@ class SiteLedger:
         self.store.write(ENTRY, json.dumps(document, indent=1).encode())
 
     def summary(self) -> dict[str, Any]:
-        """What was used so far, for the people at the site."""
+        """What was used so far, for the people at the site: each epsilon for this site's delta, unit and relation."""
         runs, policy = self.runs(), self.policy
         spent = self.epsilon(runs)
         return {
-            "epsilon": None if spent == float("inf") else spent,
+            "epsilon": _finite(spent),
             "allowed": policy.max_epsilon,
             "delta": policy.delta,
             "unit": policy.unit,
             "relation": policy.relation,
-            "runs": {name: ledger.epsilon().value for name, ledger in runs.items()} if spent else {},
+            "runs": {name: _finite(self.epsilon({name: ledger})) for name, ledger in runs.items()},
         }
+
+
+def _said(value: float) -> str:
+    return rounded_up(value) if math.isfinite(value) else "infinity"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def count_of(release: AnyRelease) -> int:

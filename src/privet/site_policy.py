@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from privet.config import Config, Relation, Section, Unit
+from privet.model_config import split_revision
 from privet.resolve import Resolved
 
 SealingKind = Literal["none", "masked", "encrypted", "encrypted+masked", "ckks"]
@@ -51,8 +52,8 @@ class SitePolicy(Section):
     )
     models: tuple[str, ...] | None = Field(
         None,
-        description="Names of base models that may be used; if absent, the embedded ones, that of the agreed "
-        "configuration, and whatever `model` stands for.",
+        description="Names of base models that may be used, hub models as `NAME@COMMIT`; if absent, the embedded "
+        "ones, that of the agreed configuration, and whatever `model` stands for.",
     )
     readings: tuple[str, ...] = Field(
         (),
@@ -118,7 +119,11 @@ def refusals(policy: SitePolicy, resolved: Resolved) -> list[Refusal]:
     models = policy.models
     if models is not None:
         limit(
-            config.model.name not in models, "model", "the base model", config.model.name, ", ".join(models)
+            config.model.name not in {split_revision(each)[0] for each in models},
+            "model",
+            "the base model",
+            config.model.name,
+            ", ".join(models),
         )
     seeded = config.insecure_test_seed is not None
     limit(

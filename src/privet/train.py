@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privet import causal_attention
-from privet.company import Rows, bytes_of, keeps_bits, routes_to_experts
+from privet.company import Rows, bytes_of, computes_by_content, keeps_bits
 from privet.decoder import Decoder
 from privet.errors import PrivetError
 from privet.frozen_prefix import FrozenPrefix
@@ -94,7 +94,7 @@ class Backbone:
         if cache is not None and self._decoder.whole_reason is None:
             self._prefix = FrozenPrefix(self._decoder, cache, tokenizer=tokenizer)
         self._shares: dict[Shape, bool] = {}
-        self._routes = routes_to_experts(model.config)
+        self._by_content = computes_by_content(model.config)
 
     @property
     def dimension(self) -> int:
@@ -262,7 +262,7 @@ class Backbone:
         return shape if self._shares[shape] else replace(shape, rows=1)
 
     def _keeps_bits(self, shape: Shape) -> bool:
-        if self._routes:
+        if self._by_content:
             return False
         generator = np.random.default_rng(shape.width)
         ids = generator.integers(0, self._decoder.vocabulary, (shape.rows + 1, shape.width))

@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 import shutil
 import stat
 import sys
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZipFile, ZipInfo
 
+import msgpack
 import pytest
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.sec.authz import Authorizer
+from nvflare.fuel.utils.fobs import fobs, lobs
+from nvflare.fuel.utils.fobs.datum import DatumManager, DatumType
+from nvflare.fuel.utils.fobs.decomposer import DictDecomposer
 from nvflare.fuel.utils.zip_utils import zip_directory_to_bytes
 from nvflare.lighter.utils import load_private_key_file, sign_folders
 from nvflare.private.admin_defs import Message
+from nvflare.private.aux_runner import AuxRunner
 from nvflare.private.fed.client.client_engine import ClientEngine
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 from nvflare.private.fed.client.scheduler_cmds import StartJobProcessor
 from nvflare.private.fed.client.training_cmds import DeployProcessor
 from nvflare.private.fed.utils import app_deployer
 from nvflare.private.fed.utils.app_authz import AppAuthzService
-from nvflare.utils.job_launcher_utils import refresh_custom_dir_import_path
+from nvflare.utils.job_launcher_utils import get_server_job_args, refresh_custom_dir_import_path
 
 from privet.deploy.hardening import CONTROLLER, EXECUTOR
 from privet.deploy.project import Kits, Project, make_project
+from privet.deploy.starting import command
 from privet.engines.flare import executor
 from privet.engines.flare.fields import RAW, WHY
 from privet.engines.flare.job import packed_fault, write_job
+from privet.engines.flare.launcher import GuardedLauncher
 from privet.engines.flare.site import narrow
 
 SITE, JOB = "hosp-a", "11111111-1111-1111-1111-111111111111"
@@ -55,8 +67,11 @@ def kit(kits: Kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         *((Workspace, "_check_job_id"), (Workspace, "get_app_custom_dir"), (Authorizer, "authorize")),
         *((AppAuthzService, "validate_app"), (AppAuthzService, "authorize_app_info")),
         *((DeployProcessor, "process"), (StartJobProcessor, "process"), (NetAgent, "__init__")),
+        *((DatumManager, "add_datum"), (lobs, "get_datum_dir"), (CoreCell, "_add_adhoc_connector")),
     ):
         monkeypatch.setattr(owner, name, vars(owner)[name])
+    monkeypatch.setattr(fobs, "_type_name_whitelist", set(fobs._type_name_whitelist))
+    monkeypatch.setattr(fobs, "_decomposers", dict(fobs._decomposers))
     all_ = ClientRequestProcessors.request_processors
     monkeypatch.setattr(ClientRequestProcessors, "request_processors", list(all_))
     kit = tmp_path / "kit"
@@ -217,6 +232,88 @@ def test_the_network_agent_of_a_site_takes_no_requests(kit: Path) -> None:
     agent = NetAgent(cell)
     assert cell.registered == []
     agent.close()
+
+
+def in_message(body: Any, *files: tuple[uuid.UUID, bytes]) -> bytes:
+    """A message of FLARE's as anybody may put it together."""
+    main = msgpack.packb(body)
+    parts = [lobs._Header(lobs.MARKER_MAIN, 0, len(main)).to_bytes() + main]
+    for name, data in files:
+        parts.append(lobs._Header(lobs.MARKER_DATUM_FILE, 0, 16 + len(data)).to_bytes() + name.bytes + data)
+    return b"".join(parts)
+
+
+def a_file(path: Path) -> dict[str, Any]:
+    """A value of a message that says that it is a file of the receiver's."""
+    facts = {"datum_id": str(uuid.uuid4()), "datum_type": DatumType.FILE.value, "dot": 0, "value": str(path)}
+    return {
+        "__fobs_type__": "nvflare.fuel.utils.fobs.datum.Datum",
+        "__fobs_dc__": "nvflare.fuel.utils.fobs.decomposer.DataClassDecomposer",
+        "__fobs_data__": {"data": facts},
+    }
+
+
+def shareable(cookies: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "__fobs_type__": "nvflare.apis.shareable.Shareable",
+        "__fobs_dc__": "nvflare.fuel.utils.fobs.decomposer.DictDecomposer",
+        "__fobs_data__": {"__headers__": {"__cookie_jar__": cookies}},
+    }
+
+
+def test_a_message_reads_no_file(kit: Path) -> None:
+    """FLARE answers any message with its cookies, and would open what they say is a file: a row, a key."""
+    secret = kit / "privet" / "records.jsonl"
+    secret.write_text("a patient's record", encoding="utf-8")
+    fobs.register(DictDecomposer(Shareable))
+
+    def answered() -> bytes:
+        request = lobs.load_from_bytes(in_message(shareable({"x": a_file(secret)})))
+        reply = AuxRunner(SimpleNamespace()).dispatch("no.such.topic", request, FLContext())
+        return bytes(lobs.dump_to_bytes(reply))
+
+    with pytest.raises(RuntimeError, match="text and bytes only"):
+        answered()
+    honest = lobs.load_from_bytes(in_message(shareable({"x": "a cookie"})))
+    assert b"a cookie" in lobs.dump_to_bytes(AuxRunner(SimpleNamespace()).dispatch("no", honest, FLContext()))
+
+
+def test_a_message_writes_no_file(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor over a file of the site's that somebody on its machine has put a link to where FLARE would write."""
+    monkeypatch.setenv("NVFLARE_DATUM_DIR", str(tmp_path / "datums"))
+    name, ledger = uuid.UUID(int=7), kit / "ledger.json"
+    ledger.write_text("what was spent", encoding="utf-8")
+    (tmp_path / "datums").mkdir()
+    (tmp_path / "datums" / f"{name}.dat").symlink_to(ledger)
+    with pytest.raises(RuntimeError, match="no files"):
+        lobs.load_from_bytes(in_message({"a": 1}, (name, b"nothing was spent")))
+    assert ledger.read_text(encoding="utf-8") == "what was spent"
+
+
+def test_messages_of_bytes_of_any_length_still_pass(kit: Path) -> None:
+    sent = {"payload": b"7" * (11 << 20), "text": "8" * (11 << 20), "small": 9}
+    assert lobs.load_from_bytes(lobs.dump_to_bytes(sent)) == sent
+
+
+def test_a_message_has_a_process_connect_nowhere(kit: Path) -> None:
+    cell = object.__new__(CoreCell)  # whatever it did would need a connector manager, which this one lacks
+    assert cell._add_adhoc_connector("hosp-b", "tcp://10.0.0.5:22") is None
+
+
+def test_the_server_s_processes_are_guarded_too(kits: Kits) -> None:
+    at = command(kits.server).index("-m")
+    assert command(kits.server)[at + 1] == "privet.engines.flare.guarded"
+    resources = json.loads((kits.server / "local" / "resources.json").read_text(encoding="utf-8"))
+    paths = {each["id"]: each["path"] for each in resources["components"]}
+    assert paths["process_launcher"] == f"{GuardedLauncher.__module__}.{GuardedLauncher.__name__}"
+    context = FLContext()
+    named = dict.fromkeys(get_server_job_args(), ("-x", "y")) | {
+        JobProcessArgs.EXE_MODULE: ("-m", "flare.job")
+    }
+    context.set_prop(FLContextKey.JOB_PROCESS_ARGS, named, private=True, sticky=False)
+    words = shlex.split(GuardedLauncher().get_command({}, context))
+    at = words.index("-m")
+    assert words[at + 1 : at + 3] == ["privet.engines.flare.guarded", "flare.job"]
 
 
 def archive(entries: dict[str, bytes], change: Callable[[ZipInfo], None] = lambda entry: None) -> bytes:

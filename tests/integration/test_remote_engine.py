@@ -16,12 +16,14 @@ from support.consortium import SITES, local_adapter, write_records
 from support.network import CANARY, Network
 
 from privet import wire
+from privet.config import Config
 from privet.engines.homes import KEYS, ROSTER
 from privet.engines.joining import JOIN, joining, made_from_public
 from privet.engines.party import Party, Refused
 from privet.model_config import ModelConfig
 from privet.protocol import RoundId
 from privet.run_folder import RunFolder
+from privet.sealing.base import SealingRefused
 from privet.sealing.enrolment import assemble, init_keys, sign_file
 from privet.sealing.envelope import SERVER, Address, open_envelope
 
@@ -181,6 +183,28 @@ def test_a_site_opens_no_model_because_a_server_names_it(network: Network, small
     refused = dict.fromkeys(SITES[:2], "refused: policy-model")
     assert network.server.status("run")["out"] == refused
     assert sum("this site allows small, smollm2-135m-instruct, or what" in line for line in network.logs) == 2
+
+
+def test_a_site_takes_no_other_revision_of_a_model_than_it_approved(network: Network) -> None:
+    """On a hub anybody can propose a revision of anybody's model: the name alone approves none of them."""
+    from privet.engines.party import at_site, check_model, understood
+
+    raw = yaml.safe_load(network.config())
+
+    def asks(revision: str | None) -> Config:
+        return understood(yaml.safe_dump({**raw, "model": {"name": "org/model", "revision": revision}}))
+
+    network.policy("hosp-a", models=["org/model@c0ffee"])
+    home = network.home("hosp-a")
+    check_model(home, asks("c0ffee"))
+    for revision in (None, "main", "refs/pr/7"):
+        with pytest.raises(SealingRefused, match="policy-model"):
+            check_model(home, asks(revision))
+    own = home.settings.model_copy(update={"model": "org/other@abc"})
+    assert at_site(asks("refs/pr/7"), own).model.model_dump(include={"name", "revision"}) == {
+        "name": "org/other",
+        "revision": "abc",
+    }
 
 
 def test_an_encrypted_run_ends_at_the_sites(network: Network, tmp_path: Path) -> None:

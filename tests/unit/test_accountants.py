@@ -14,7 +14,15 @@ import pytest
 from numpy.typing import NDArray
 
 from privet.errors import PrivetError
-from privet.privacy.accountants import CLT_WARNING, Epsilons, calibrate, compute, headline
+from privet.privacy.accountants import (
+    CLT_WARNING,
+    TOO_SMALL,
+    Epsilons,
+    adaptive,
+    calibrate,
+    compute,
+    headline,
+)
 from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sampling, Shares
 from privet.privacy.pairs import dominating_pair, loss_distribution
 
@@ -322,9 +330,29 @@ def test_extremes_are_finite_numbers_or_none_with_the_reason() -> None:
     tiny = [Release("a", 1.0, 1000, sampled(0.01))]
     assert "too small" in (compute(tiny, 1e-16).reason or "")
     assert headline(tiny, 1e-16) == math.inf
+    at_twelve = compute([Release("a", 0.7, 2048, sampled(0.01))], 1e-12, "add-remove")
+    assert at_twelve.reason == TOO_SMALL, (
+        "12.4533 comes out there, and 12.4796 by adding the same losses one by one"
+    )
+    assert compute([Release("a", 0.7, 2048, sampled(0.01))], 1e-10, "add-remove").pld is not None
     closed = compute([Release("a", 1.0)], 1e-16)
     assert closed.exact is not None
     assert closed.pld is None
+
+
+@pytest.mark.parametrize(("delta", "limit"), [(1e-5, 8.0), (1e-5, 1.0), (1e-8, 3.0), (1e-5, 0.1)])
+def test_adaptive_epsilon_is_an_upper_bound_and_close_where_the_limit_is_reached(
+    delta: float, limit: float
+) -> None:
+    def made(sigma: float) -> list[AnyRelease]:
+        return [Release("a", sigma, 10), Release("b", 2 * sigma, 100, sampled(0.02))]
+
+    sigma = calibrate(made, limit, delta, "add-remove")
+    at_limit = adaptive(made(sigma), delta, "add-remove", limit)
+    assert headline(made(sigma), delta, "add-remove") <= at_limit < 1.3 * limit
+    assert adaptive([NoGuarantee("b", "exact")], delta, "add-remove", limit) == math.inf
+    fixed_size = [Release("a", sigma, 1, Sampling("fixed", 0.1, 10, 100))]
+    assert adaptive(fixed_size, delta, "zero-out", limit) == math.inf, "no sound Renyi bound"
 
 
 def test_bad_delta_and_relation_are_refused() -> None:

@@ -10,14 +10,16 @@ import pytest
 from numpy.typing import NDArray
 from support.tiny_models import FAMILIES, ODD
 from transformers import (
+    BitsAndBytesConfig,
     DbrxConfig,
     DeepseekV3Config,
     Llama4Config,
+    LlamaConfig,
     MixtralConfig,
     Qwen3MoeConfig,
 )
 
-from privet.company import bytes_of, keeps_bits, routes_to_experts
+from privet.company import bytes_of, computes_by_content, keeps_bits
 
 ROWS = 8
 VALUES = np.random.default_rng(0).standard_normal((ROWS + 1, 5)).astype(np.float32)
@@ -71,9 +73,22 @@ def test_a_difference_in_one_bit_counts_even_where_numbers_are_equal() -> None:
     "config", [MixtralConfig(), Qwen3MoeConfig(), DeepseekV3Config(), DbrxConfig(), Llama4Config()]
 )
 def test_experts_are_found_whatever_a_family_calls_them_and_in_nested_parts(config: Any) -> None:
-    assert routes_to_experts(config)
+    assert computes_by_content(config)
+
+
+@pytest.mark.parametrize(("threshold", "shared"), [(6.0, False), (0.0, True)])
+def test_8_bit_weights_are_not_tried_where_one_row_s_outlier_changes_the_others(
+    threshold: float, shared: bool
+) -> None:
+    config = LlamaConfig()
+    config.quantization_config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)
+    assert computes_by_content(config) != shared
+    config.quantization_config = config.quantization_config.to_dict()
+    assert computes_by_content(config) != shared
+    config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
+    assert not computes_by_content(config)
 
 
 @pytest.mark.parametrize("config", [*FAMILIES.values(), ODD["bloom"], MixtralConfig(num_local_experts=1)])
 def test_models_without_experts_or_with_one_are_tried(config: Any) -> None:
-    assert not routes_to_experts(config)
+    assert not computes_by_content(config)

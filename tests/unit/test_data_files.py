@@ -13,6 +13,7 @@ from support.records import PAIRS, config, every_record, pairs, write_jsonl
 from privet.data.each_alone import load_each_alone
 from privet.data.load import load, load_public
 from privet.data.near_duplicates import normalise
+from privet.data.sources import rows_of_files
 from privet.errors import PrivetError
 
 
@@ -148,6 +149,23 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(PrivetError, match="not a Parquet file"):
         load(config(kind="parquet", path=str(tmp_path / "rows.parquet"), template=PAIRS))
+
+
+def test_a_parquet_row_that_cannot_be_read_is_left_out_alone_at_a_site(tmp_path: Path) -> None:
+    """Also for a column that no template reads: one record decides neither about others nor about taking part."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    texts = pyarrow.array([b"fine", b"\xff\xfe", b"fine too", b"late"]).view("string")
+    when = pyarrow.array([0, 0, 0, 2**62], pyarrow.timestamp("us"))
+    question = pyarrow.array(["a", "b", "c", "d"])
+    parquet.write_table(pyarrow.table({"question": question, "answer": texts, "when": when}), path)
+    wanted = config(kind="parquet", path=str(path), template=PAIRS)
+    left_out: list[str] = []
+    rows = rows_of_files(str(path), wanted, "data", left_out)
+    assert [row.columns["question"] for row in rows] == ["a", "c"]
+    assert left_out == ["line 2: a value that cannot be read", "line 4: a value that cannot be read"]
+    with pytest.raises(PrivetError, match="a value that cannot be read"):
+        rows_of_files(str(path), wanted, "data")
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from privet.engines.homes import SiteSettings
 from privet.engines.party import at_site
 from privet.keys import SecretStore
 from privet.plan import planned_ledger
+from privet.privacy.accountants import adaptive, headline
+from privet.privacy.events import Release, Sampling
 from privet.protocol import RoundId
 from privet.resolve import Resolved, resolve
 from privet.sealing.base import SealingRefused
@@ -130,6 +132,43 @@ def test_a_run_without_epsilon_needs_a_policy_without_limit(tmp_path: Path) -> N
         ledger(tmp_path, max_epsilon=1000).open("next", resolved())
 
 
+def test_runs_that_may_follow_from_each_other_are_added_up_as_such(tmp_path: Path) -> None:
+    """A server that picks the second run by what the first told it gets more than both are worth when fixed before.
+
+    With a Gaussian of mu = 1.3 and then, by its outcome, one that fills the budget or one of q = 1.5e-5 and sigma =
+    0.15, delta at epsilon 8 is twice 1e-5, where either pair alone has 1e-5.
+    """
+    one = Release("first", 1 / 1.3)
+    two = [Release("second", 0.15, 1, Sampling("poisson", 1.5e-5))]
+    fixed = headline([one, *two], 1e-5, "add-remove")
+    assert fixed < 8.1
+    assert adaptive([one, *two], 1e-5, "add-remove", 8.0) > fixed + 0.01
+    run = resolved()
+    alone = planned_ledger(run).epsilon().value
+    assert alone is not None
+    trust = planned_ledger(run).trust
+    both = headline(2 * trust.seen_by(trust.worst, planned_ledger(run).releases), 1e-5, "add-remove")
+    site = ledger(tmp_path, max_epsilon=both * 1.001)
+    first = site.open("first", run)
+    for number in range(4):
+        first.admit(RoundId(number))
+    assert site.epsilon() == pytest.approx(alone), "one run is worth what it says itself"
+    with pytest.raises(SealingRefused, match="policy-epsilon"):
+        site.open("second", run)
+    ledger(tmp_path, max_epsilon=both * 1.5).open("second", run).admit(RoundId(0))
+    assert site.epsilon() > alone
+
+
+def test_a_summary_tells_each_run_for_the_site_s_own_delta(tmp_path: Path) -> None:
+    """A run that was accounted for at a larger delta has a smaller epsilon of its own, which is not the site's."""
+    loose = resolved(config(insecure_test_seed=None, privacy={"delta": 1e-2}))
+    ledger(tmp_path).open("loose", loose).admit(RoundId(0))
+    said, own = ledger(tmp_path).summary(), ledger(tmp_path).runs()["loose"].epsilon().value
+    assert own is not None
+    assert said["runs"] == {"loose": said["epsilon"]}
+    assert said["epsilon"] > own
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -145,6 +184,7 @@ def test_what_was_charged_for_another_unit_or_relation_is_not_counted_as_this_on
     ledger(tmp_path, max_epsilon=None).open("run", other).admit(RoundId(0))
     assert ledger(tmp_path).epsilon() == float("inf")
     assert ledger(tmp_path).summary()["epsilon"] is None
+    assert ledger(tmp_path).summary()["runs"] == {"run": None}, "JSON has no infinity"
     with pytest.raises(SealingRefused, match="policy-epsilon"):
         ledger(tmp_path, max_epsilon=1e6).open("next", resolved())
 

@@ -137,18 +137,22 @@ def approve(
 def ledger(kit: SiteKit, json_: JsonOption = False) -> None:
     """What this site's records were used for so far, over all runs and jobs."""
     from privet.deploy.starting import site_home
+    from privet.report import numbers
 
     found = site_home(kit).ledger.summary()
     if json_:
         answer(found)
         return
-    spent = "no finite epsilon" if found["epsilon"] is None else f"epsilon {found['epsilon']:.4g}"
+    spent = (
+        "no finite epsilon" if found["epsilon"] is None else f"epsilon {numbers.epsilon(found['epsilon'])}"
+    )
     allowed = "no limit" if found["allowed"] is None else f"{found['allowed']:g} allowed"
     typer.echo(
-        f"{spent} spent, {allowed} (delta {found['delta']:g}, unit {found['unit']}, {found['relation']})"
+        f"{spent} spent, {allowed} (delta {found['delta']:g}, unit {found['unit']}, {found['relation']}, against the "
+        "observer of each run who sees least noise)"
     )
     for run, epsilon in found["runs"].items():
-        typer.echo(f"  {run}: {epsilon:.4g}")
+        typer.echo(f"  {run}: {'no finite epsilon' if epsilon is None else numbers.epsilon(epsilon)}")
 
 
 @app.command()

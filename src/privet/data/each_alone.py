@@ -2,7 +2,8 @@
 
 One row that cannot be read, or has a label without a verbaliser, is left out and told to the people at the site; it
 does not keep the site out of the run. So neither whether a site takes part nor any other record depends on it, as the
-neighbouring relation demands: there is one record less, nothing else.
+neighbouring relation demands: there is one record less, nothing else. CSV is the exception, and `privacy.json` says so:
+a quote that a row leaves open takes the rows after it.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def rows_of_files(
         elif isinstance(config, CsvData):
             found = read_csv(path, config.delimiter, broken)
         else:
-            found = _parquet(path)
+            found = _parquet(path, broken)
         before = len(rows)
         try:
             rows += [
@@ -290,7 +290,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet(path: Path, broken: Broken) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -302,7 +302,17 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise PrivetError(
             "this is not a Parquet file that can be read", field=str(path), hint="write it again"
         ) from error
-    yield from enumerate(table.to_pylist(), start=1)
+    for number, at in enumerate(range(table.num_rows), start=1):
+        try:
+            (row,) = table.slice(at, 1).to_pylist()
+        except (
+            ValueError,
+            OverflowError,
+            pyarrow.ArrowException,
+        ):  # a time beyond Python's, or text that is none
+            broken.add(f"line {number}", "a value that cannot be read")
+        else:
+            yield number, row
 
 
 def rows_of_hub(config: HuggingFaceData, split: str, field: str) -> list[Row]:

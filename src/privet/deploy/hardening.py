@@ -3,7 +3,8 @@
 - No code travels: ``byoc`` is ``none`` for every role, and a job's components are those of `ALLOWED` alone.
 - Logs of a site stay there: no log streaming, and no component that could do it.
 - Nobody runs commands at a site, operates it or downloads from it; the operator submits, watches and ends jobs. FLARE
-  takes a server's word for who asks, so a site's processes are narrowed too: `privet.engines.flare.site`.
+  takes a server's word for who asks, and anybody's message at its word, so a site's processes are narrowed too, and the
+  server's guarded: `privet.engines.flare.site`, `privet.engines.flare.guarded`.
 - FLARE's own scripts and notes, which would start a machine without our checks, are taken out.
 - Jobs, snapshots and transfers lie in the kit, not in a folder that all users of the machine share.
 - The operators' port listens on this machine alone; sites' machines listen on no port but the loopback's.
@@ -18,7 +19,9 @@ from typing import Any
 CONTROLLER = "privet.engines.flare.controller.PrivetController"
 EXECUTOR = "privet.engines.flare.executor.PrivetExecutor"
 LAUNCHER = "privet.engines.flare.launcher.RestartingLauncher"
+SERVER_LAUNCHER = "privet.engines.flare.launcher.GuardedLauncher"
 _SITE = "privet.engines.flare.site"
+_SERVER = "privet.engines.flare.guarded"
 ALLOWED = (CONTROLLER, EXECUTOR)
 ECHO_CONTROLLER = "privet.engines.flare.echo.EchoController"
 ECHO_EXECUTOR = "privet.engines.flare.echo.EchoExecutor"
@@ -87,13 +90,22 @@ def harden_operator(kit: Path, *, host: str, port: int) -> None:
 
 
 def narrowed(arguments: list[str]) -> list[str]:
-    """Python's arguments that start a module of FLARE, such that the module is narrowed first.
+    """Python's arguments that start a module of FLARE at a site, such that the module is narrowed first.
 
     Args:
         arguments: With ``-m`` and the module.
     """
+    return _by_way_of(_SITE, arguments)
+
+
+def guarded(arguments: list[str]) -> list[str]:
+    """As `narrowed`, for a module of FLARE at the server."""
+    return _by_way_of(_SERVER, arguments)
+
+
+def _by_way_of(module: str, arguments: list[str]) -> list[str]:
     at = arguments.index("-m") + 1
-    return [*arguments[:at], _SITE, *arguments[at:]]
+    return [*arguments[:at], module, *arguments[at:]]
 
 
 def take_out(kit: Path) -> None:
@@ -164,7 +176,7 @@ def _server_resources(kit: Path) -> dict[str, Any]:
             {"id": "job_store", "path": storage},
             {
                 "id": "process_launcher",
-                "path": f"{common}.job_launcher.server_process_launcher.ServerProcessJobLauncher",
+                "path": SERVER_LAUNCHER,
                 "args": {},
             },
         ],

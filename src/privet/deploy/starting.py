@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from privet.deploy.hardening import narrowed, place_stores
+from privet import durable
+from privet.deploy.hardening import guarded, narrowed, place_stores
 from privet.deploy.project import SECRET_SUFFIXES
 from privet.engines.homes import AGREED, FOLDER, RUNS, SITE, ServerHome, SiteHome
 from privet.engines.joining import installed
@@ -60,9 +61,30 @@ def common_name(certificate: Path) -> str:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
-    loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
-    (attribute,) = loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+        (attribute,) = loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        raise PrivetError(
+            "is no certificate with one name", field=str(certificate), hint="ask for a new kit"
+        ) from None
     return str(attribute.value)
+
+
+def check_path(kit: Path) -> None:
+    """Refuse a kit where FLARE, which passes its path on unquoted, would not find it again.
+
+    Raises:
+        PrivetError: if a blank, a quote or a backslash is in the path.
+    """
+    path = str(kit.resolve())
+    if any(each.isspace() or each in "\"'\\" for each in path):
+        raise PrivetError(
+            "FLARE takes no blank, quote or backslash in a kit's path",
+            field="--kit",
+            given=path,
+            hint="move the kit, with its files' modes: mv keeps them",
+        )
 
 
 def check_secret_files(kit: Path) -> None:
@@ -87,6 +109,7 @@ def prepare_site(kit: Path, data: Path | None) -> list[str]:
         PrivetError: for the first thing that is not in order.
     """
     home = site_home(kit)
+    check_path(kit)
     check_secret_files(kit)
     if data is not None:
         _set_data(home.path / SITE, data)
@@ -167,9 +190,17 @@ def prepare_server(kit: Path) -> list[str]:
         PrivetError: for the first thing that is not in order.
     """
     home = server_home(kit)
+    check_path(kit)
     check_secret_files(kit)
     facts, roster = home.consortium, home.roster()
-    assert home.identity.public_key.hex() == facts.server_key, "the kit's own key"
+    if home.identity.public_key.hex() != facts.server_key:
+        raise PrivetError(
+            "the key in this kit is not the consortium's server's",
+            field=str(kit),
+            given=home.identity.public_key.hex()[:16],
+            allowed=facts.server_key[:16],
+            hint="bring the server's kit as `privet deploy init` made it",
+        )
     return [
         f"server of {facts.name} at {facts.server}:{facts.port}",
         f"roster of {roster.size} sites, signed by all: " + ", ".join(m.name for m in roster.members),
@@ -180,7 +211,8 @@ def prepare_server(kit: Path) -> list[str]:
 def command(kit: Path) -> list[str]:
     """FLARE's process for a kit."""
     if (kit / "startup" / "server.crt").is_file():
-        return _command(kit, "server.server_train", "fed_server.json", "org=server")
+        python, *arguments = _command(kit, "server.server_train", "fed_server.json", "org=server")
+        return [python, *guarded(arguments)]
     name = common_name(kit / "startup" / "client.crt")
     settings = (f"uid={name}", f"org={name.replace('-', '_')}")
     python, *arguments = _command(kit, "client.client_train", "fed_client.json", *settings)
@@ -209,11 +241,14 @@ def _command(kit: Path, program: str, configuration: str, *settings: str) -> lis
 def _set_data(path: Path, data: Path) -> None:
     """Set one key of ``site.yaml`` and keep the file's comments."""
     line = "data: " + json.dumps(str(data.resolve()))  # JSON text is YAML text
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise PrivetError("is not UTF-8 text", field=str(path), hint="write it anew") from None
     kept = [line if each.startswith("data:") else each for each in lines]
     if line not in kept:
         kept.append(line)
-    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    durable.replace(path, "\n".join(kept) + "\n")
 
 
 def _records(path: Path) -> int:

@@ -22,7 +22,7 @@ from privet.engines.joining import JOIN, agreement, installed, joining, made_fro
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Secrets
 from privet.messages import FINISH, OPEN, ROUND
-from privet.model_config import EMBEDDED_MODEL, SMALL_MODEL
+from privet.model_config import EMBEDDED_MODEL, SMALL_MODEL, split_revision
 from privet.protocol import RoundAborted, RoundId
 from privet.reading import Reading
 from privet.sealing.base import SealingRefused, Store
@@ -204,7 +204,7 @@ def at_site(asked: Config, settings: SiteSettings) -> Config:
     kept = {name: raw["engine"][name] for name in ("micro_batch", "deterministic_units")}
     raw["engine"] = {**kept, "threads": settings.threads, "cache_mebibytes": settings.cache_mebibytes}
     if settings.model is not None:
-        raw["model"]["name"] = settings.model
+        raw["model"]["name"], raw["model"]["revision"] = split_revision(settings.model)
     return parse(raw)
 
 
@@ -214,16 +214,24 @@ def check_model(home: SiteHome, asked: Config) -> None:
     Raises:
         SealingRefused: unless the site's own file names its model or this one, or the agreed configuration does.
     """
-    settings, name, agreed = home.settings, asked.model.name, home.path / AGREED
-    known = {EMBEDDED_MODEL, SMALL_MODEL, *(settings.policy.models or ())}
+    settings, agreed = home.settings, home.path / AGREED
+    known = {
+        split_revision(model) for model in (EMBEDDED_MODEL, SMALL_MODEL, *(settings.policy.models or ()))
+    }
     if agreed.exists():
-        known.add(load(agreed).model.name)
-    if settings.model is None and name not in known:
+        model = load(agreed).model
+        known.add((model.name, model.revision))
+    if settings.model is None and (asked.model.name, asked.model.revision) not in known:
         raise SealingRefused(
             "policy-model",
-            f"the base model: {ascii(name)[:200]}; this site allows {', '.join(sorted(known))}, or what `model` or "
-            "`policy.models` in its site.yaml names",
+            f"the base model: {ascii(_model(asked.model.name, asked.model.revision))[:200]}; this site allows "
+            f"{', '.join(sorted(_model(*each) for each in known))}, or what `model` or `policy.models` in its "
+            "site.yaml names (a hub model as NAME@COMMIT)",
         )
+
+
+def _model(name: str, revision: str | None) -> str:
+    return f"{name}@{revision}" if revision else name
 
 
 def _agreed_once(store: Store, agreed: str) -> str:

@@ -3,8 +3,8 @@
 For one release with rate q and noise multiplier s (over C). N(m) is the normal with mean m and variance s^2.
 H_a(P || Q) = sup_A P(A) - a Q(A) is the hockey-stick divergence. A pair (P, Q) dominates when its H_a is no
 smaller than the mechanism's on any neighbours, for every a >= 0; for a < 1, H_a(P || Q) = 1 - a + a H_{1/a}(Q
-|| P). Dominating pairs compose, also when each release is chosen by what came before (Zhu, Dong and Wang,
-AISTATS 2022, arXiv 2106.08567).
+|| P). Dominating pairs that are fixed before compose, also when each mechanism under them is chosen by what came before
+(Zhu, Dong and Wang, AISTATS 2022, arXiv 2106.08567). Pairs that are chosen so need a filter (`accountants.adaptive`).
 
 ``none``, and ``poisson`` under zero-out and add-remove
     The two directions ((1-q) N(0) + q N(1), N(0)) and its swap, each composed with itself. The data set with

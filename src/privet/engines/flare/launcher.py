@@ -1,4 +1,4 @@
-"""At a site: starts a job's process again when it was killed, so that the job goes on instead of failing for all."""
+"""How a job's process is started: narrowed at a site, and again when it was killed; guarded at the server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,29 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.process_launcher import JOB_RETURN_CODE_MAPPING
+from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.utils.job_launcher_utils import get_credential_env
 from nvflare.utils.process_utils import ProcessAdapter, spawn_process
 
-from privet.deploy.hardening import narrowed
+from privet.deploy.hardening import guarded, narrowed
 
 MOST_STARTS = 20
 _PAUSE_SECONDS = 1.0
 
 
+class GuardedLauncher(ServerProcessJobLauncher):  # type: ignore[misc]  # nvflare is untyped
+    """FLARE's launcher of the server's job processes, with `privet.engines.flare.guarded` before FLARE's module."""
+
+    def get_command(self, job_meta: dict[str, Any], fl_ctx: Any) -> str:
+        """The command line."""
+        return shlex.join(guarded(shlex.split(super().get_command(job_meta, fl_ctx))))
+
+
 class RestartingLauncher(ClientProcessJobLauncher):  # type: ignore[misc]  # nvflare is untyped
-    """FLARE's launcher of job processes, with a handle that outlives a process that was killed by a signal."""
+    """FLARE's launcher of a site's job processes, with a handle that outlives one that was killed by a signal.
+
+    A job that is killed at one site goes on there, instead of failing for all.
+    """
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: Any) -> JobHandleSpec:
         """Start the job's process."""

@@ -5,8 +5,8 @@ it, takes the role of a job's submitter from the server's word (``super`` may do
 folder that a job's id names before it looks at what came, be that job just about to begin. A server that turned against
 its sites could so read their files, run its own code there, and make them forget what was spent of their budget. Hence:
 
-- a site's main process answers `REQUESTS` and no others, and none of FLARE's network agent, which tells of the process,
-  ends it, or has it connect to another server;
+- what any process of FLARE does at a message's word is undone (`privet.engines.flare.guarded`);
+- a site's main process answers `REQUESTS` and no others;
 - a job's id is one as FLARE makes them, so it is the name of no folder in the kit;
 - a job is one that `privet submit` writes (`privet.engines.flare.job`), so no code comes with it: its list of contents
   is read before anything is unpacked, and its folder is filled once and looked at again when the job begins;
@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import runpy
 import sys
 import threading
 from collections.abc import Callable
@@ -29,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 from nvflare.apis.workspace import Workspace
-from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.sec.authz import Authorizer
 from nvflare.private.admin_defs import Message, error_reply
 from nvflare.private.defs import RequestHeader
@@ -38,6 +36,7 @@ from nvflare.private.fed.client.scheduler_cmds import StartJobProcessor
 from nvflare.private.fed.client.training_cmds import DeployProcessor
 from nvflare.private.fed.utils.app_authz import AppAuthzService
 
+from privet.engines.flare.guarded import become, guard
 from privet.engines.flare.job import fault, packed_fault
 
 REQUESTS = frozenset(
@@ -57,6 +56,7 @@ def narrow(kit: Path) -> None:
     Args:
         kit: The site's kit; its own file says which classes a job may name.
     """
+    guard()
     processors = ClientRequestProcessors.request_processors
     processors[:] = [each for each in processors if set(each.get_topics()) <= REQUESTS]
     allowed = json.loads((kit / "local" / "resources.json").read_text(encoding="utf-8"))["class_allow_list"]
@@ -87,7 +87,6 @@ def narrow(kit: Path) -> None:
     one_at_a_time = threading.Lock()
     for processor, check in ((DeployProcessor, deployable), (StartJobProcessor, startable)):
         processor.process = _checked(processor.process, check, one_at_a_time)
-    NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)
     Workspace.get_app_custom_dir = lambda self, job_id: ""
     Workspace._check_job_id = staticmethod(check_job_id)
     AppAuthzService.validate_app = staticmethod(validate_app)
@@ -108,25 +107,10 @@ def _checked(
     return answer
 
 
-def _listening_to_nobody(begin: Callable[..., None]) -> Callable[..., None]:
-    """FLARE's network agent, which takes no requests then: a site watches no other process, and none watches it."""
-
-    class Nobody:
-        def register_request_cb(self, **what: Any) -> None:
-            pass
-
-    def begin_deaf(self: Any, cell: Any, *arguments: Any, **more: Any) -> None:
-        begin(self, Nobody(), *arguments, **more)
-        self.cell = cell
-
-    return begin_deaf
-
-
 def main(module: str, *arguments: str) -> None:
     """Become FLARE's module in this process, narrowed."""
     narrow(Path(arguments[arguments.index("-m") + 1]))
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    become(module, *arguments)
 
 
 if __name__ == "__main__":

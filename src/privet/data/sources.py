@@ -17,6 +17,8 @@ from privet.data.partition import FILE_COLUMN
 from privet.data_config import CsvData, HuggingFaceData, JsonlData, ParquetData
 from privet.errors import PrivetError
 
+_TOGETHER = 4096
+"""Rows of Parquet that are made into Python's at once."""
 _SHOWN = 20
 
 
@@ -302,17 +304,23 @@ def _parquet(path: Path, broken: Broken) -> Iterator[tuple[int, dict[str, Any]]]
         raise PrivetError(
             "this is not a Parquet file that can be read", field=str(path), hint="write it again"
         ) from error
-    for number, at in enumerate(range(table.num_rows), start=1):
-        try:
-            (row,) = table.slice(at, 1).to_pylist()
-        except (
-            ValueError,
-            OverflowError,
-            pyarrow.ArrowException,
-        ):  # a time beyond Python's, or text that is none
-            broken.add(f"line {number}", "a value that cannot be read")
-        else:
-            yield number, row
+    for start in range(0, table.num_rows, _TOGETHER):
+        for number, row in enumerate(_rows_of(table.slice(start, _TOGETHER)), start=start + 1):
+            if row is None:
+                broken.add(f"line {number}", "a value that cannot be read")
+            else:
+                yield number, row
+
+
+def _rows_of(table: Any) -> list[dict[str, Any] | None]:
+    """Rows of a part of a table; ``None`` for one that cannot be read: a time beyond Python's, text that is none."""
+    try:
+        return list(table.to_pylist())
+    except Exception:  # each type of Arrow's raises what it likes
+        if table.num_rows == 1:
+            return [None]
+        half = table.num_rows // 2
+        return [*_rows_of(table.slice(0, half)), *_rows_of(table.slice(half))]
 
 
 def rows_of_hub(config: HuggingFaceData, split: str, field: str) -> list[Row]:

@@ -280,6 +280,11 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         tests=(CHEATING + "test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open",),
     ),
     mutant(
+        "hashes tell whether two sealed states are equal",
+        ("sealing/state_seal.py", 'derive("compare", question)', 'derive("compare")'),
+        tests=(CHEATING + "test_a_server_does_not_learn_whether_two_ciphertexts_opened_to_the_same",),
+    ),
+    mutant(
         "as many openings may fail as the server asks for",
         ("client.py", "if len(failed) >= MOST_FAILED_OPENINGS:", "if False:"),
         tests=(CHEATING + "test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open",),

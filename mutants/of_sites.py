@@ -18,6 +18,7 @@ from mutants.tests_that_notice import (
     REPLAYED,
     STARTS,
     UNPACKED,
+    UPLOADED,
 )
 
 SITE_MUTANTS: tuple[Mutant, ...] = (
@@ -88,6 +89,11 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "messages of FLARE's read files",
         ("engines/flare/guarded.py", "    DatumManager.add_datum = _add_bytes_only\n", ""),
         tests=(NO_FILE_READ,),
+    ),
+    mutant(
+        "files uploaded to the server by anybody",
+        ("engines/flare/guarded.py", "        if stream and not", "        if False and stream and not"),
+        tests=(UPLOADED,),
     ),
     mutant(
         "messages of FLARE's write files",

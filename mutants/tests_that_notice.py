@@ -62,6 +62,7 @@ FOREIGN_JOB = "tests/unit/test_flare_job.py::test_whatever_differs_from_it_is_re
 UNPACKED = "tests/integration/test_flare_site.py::test_a_job_with_code_is_refused_before_anything_is_unpacked"
 CUSTOM = "tests/integration/test_flare_site.py::test_no_folder_of_a_job_is_where_python_looks_for_modules"
 NO_FILE_READ = "tests/integration/test_flare_site.py::test_a_message_reads_no_file"
+UPLOADED = "tests/integration/test_flare_site.py::test_files_are_uploaded_to_the_server_by_operators_alone"
 NO_FILE_WRITTEN = "tests/integration/test_flare_site.py::test_a_message_writes_no_file"
 ADAPTIVE_RUNS = (
     "tests/unit/test_site_policy.py::test_runs_that_may_follow_from_each_other_are_added_up_as_such"

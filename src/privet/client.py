@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from privet import __version__, wire
 from privet.aggregate import NOT_FINITE, UNKNOWN_CODEC, Aggregator, UnknownCodec
 from privet.codecs import Codec, ErrorFeedback
@@ -189,7 +191,7 @@ class Client:
         answer = self.sealing.seal(round_id, values, question)
         states = self.sealing.states
         if states is not None:
-            answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), round_id.number)
+            answer[TAG] = states.fingerprint(self.aggregator.to_bytes(), question)
         return answer, len(values)
 
     def _remembering(self, units: Iterator[Units], codec: Codec, number: int) -> Iterator[Units]:
@@ -257,6 +259,10 @@ class Client:
             failed = self._count_opening(round_id)
             total = self.sealing.unseal(round_id, body, self.aggregator.size)
             self.aggregator.apply(round_id, total)
+            if not np.isfinite(self.aggregator.flat).all():
+                raise SealingRefused(
+                    "bad-sum", "it leads to an adapter that is no numbers, which others would refuse"
+                )
             self.store.put(_FAILED, failed)
         state = self.aggregator.to_bytes()
         self.store.put(_STATE, state)
@@ -283,7 +289,7 @@ class Client:
         states = self.sealing.states
         if states is None:
             raise SealingRefused("sealed-state", "this level has no sealed state")
-        return {TAG: states.fingerprint(self.aggregator.to_bytes(), rounds)}
+        return {TAG: states.fingerprint(self.aggregator.to_bytes(), digest(body))}
 
 
 def _numbers(round_id: RoundId) -> bytes:

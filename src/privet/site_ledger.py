@@ -156,11 +156,12 @@ class SiteLedger:
     def summary(self) -> dict[str, Any]:
         """What was used so far, for the people at the site: each epsilon for this site's delta, unit and relation."""
         runs, policy = self.runs(), self.policy
+        several = sum(bool(ledger.releases) for ledger in runs.values()) > 1
         spent = self.epsilon(runs)
         return {
             "epsilon": _finite(spent),
             "allowed": policy.max_epsilon,
-            "delta": policy.delta,
+            "delta": policy.delta * (2 if several else 1),
             "unit": policy.unit,
             "relation": policy.relation,
             "runs": {name: _finite(self.epsilon({name: ledger})) for name, ledger in runs.items()},

@@ -160,6 +160,41 @@ def test_a_server_cannot_ask_for_the_key_by_what_does_and_does_not_open() -> Non
     f.engine.run(cheat())
 
 
+def test_a_server_does_not_learn_whether_two_ciphertexts_opened_to_the_same() -> None:
+    """Of two that differ where a coefficient of the key decides, equal states would tell the coefficient."""
+    f = sealed_run("encrypted")
+
+    def cheat() -> Steps[None]:
+        yield from f.server._enrol()
+        yield from f.server.sealing.prepare(RoundId(0))
+        body: Any = {"number": 0, "attempt": 0, "size": DIMENSION}
+        message = replace(f.server.messages[ROUND], reply=f.server.answer(DIMENSION))
+        replies = yield Ask(ROUND, body, message=message)
+        first = {bytes(answer[TAG]) for answer in replies.ok.values()}  # type: ignore[arg-type]  # bytes by the schema
+        assert len(first) == 1, "all begin with the same, and say so"
+        uploads = {
+            p: {name: answer[name] for name in answer if name != TAG} for p, answer in replies.ok.items()
+        }
+        opened = yield from f.server.sealing.open(RoundId(0), DIMENSION, uploads)
+        schema = f.server.summed(DIMENSION)
+        assert schema is not None
+        states = []
+        for party in (0, 1):
+            message = Message(schema, f.server.messages[OPEN].reply)
+            answer = (yield Ask(OPEN, opened.ciphertext or {}, to=(party,), message=message)).ok[party]
+            states.append(answer["state"])
+        assert f.clients[0].aggregator.to_bytes() == f.clients[1].aggregator.to_bytes(), "they are the same"
+        tags = []
+        for state in states:
+            replies = yield Ask(FINISH, {"rounds": 1, "state": state})
+            assert replies.failed == {}
+            tags.append({bytes(answer[TAG]) for answer in replies.ok.values()})  # type: ignore[arg-type]  # as above
+        assert [len(each) for each in tags] == [1, 1], "one question, one answer"
+        assert tags[0] != tags[1], "and nothing of whether two states are equal"
+
+    f.engine.run(cheat())
+
+
 def sealed_run(level: str) -> Federation:
     asked = config(
         system={"kind": "fedavg"},

@@ -23,9 +23,14 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobProcessArgs
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.workspace import Workspace
+from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.fqcn import FqcnInfo
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
+from nvflare.fuel.f3.cellnet.utils import new_cell_message
 from nvflare.fuel.sec.authz import Authorizer
+from nvflare.fuel.utils.admin_name_utils import new_admin_client_name
 from nvflare.fuel.utils.fobs import fobs, lobs
 from nvflare.fuel.utils.fobs.datum import DatumManager, DatumType
 from nvflare.fuel.utils.fobs.decomposer import DictDecomposer
@@ -37,8 +42,10 @@ from nvflare.private.fed.client.client_engine import ClientEngine
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 from nvflare.private.fed.client.scheduler_cmds import StartJobProcessor
 from nvflare.private.fed.client.training_cmds import DeployProcessor
+from nvflare.private.fed.server.server_engine import ServerEngine
 from nvflare.private.fed.utils import app_deployer
 from nvflare.private.fed.utils.app_authz import AppAuthzService
+from nvflare.private.stream_runner import TOPIC_STREAM_ABORT, TOPIC_STREAM_REQUEST
 from nvflare.utils.job_launcher_utils import get_server_job_args, refresh_custom_dir_import_path
 
 from privet.deploy.hardening import CONTROLLER, EXECUTOR
@@ -46,6 +53,7 @@ from privet.deploy.project import Kits, Project, make_project
 from privet.deploy.starting import command
 from privet.engines.flare import executor
 from privet.engines.flare.fields import RAW, WHY
+from privet.engines.flare.guarded import guard_server
 from privet.engines.flare.job import packed_fault, write_job
 from privet.engines.flare.launcher import GuardedLauncher
 from privet.engines.flare.site import narrow
@@ -68,6 +76,7 @@ def kit(kits: Kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         *((AppAuthzService, "validate_app"), (AppAuthzService, "authorize_app_info")),
         *((DeployProcessor, "process"), (StartJobProcessor, "process"), (NetAgent, "__init__")),
         *((DatumManager, "add_datum"), (lobs, "get_datum_dir"), (CoreCell, "_add_adhoc_connector")),
+        *((cell, "_is_server_job_cell"), (ServerEngine, "_handle_aux_message")),
     ):
         monkeypatch.setattr(owner, name, vars(owner)[name])
     monkeypatch.setattr(fobs, "_type_name_whitelist", set(fobs._type_name_whitelist))
@@ -298,6 +307,37 @@ def test_messages_of_bytes_of_any_length_still_pass(kit: Path) -> None:
 def test_a_message_has_a_process_connect_nowhere(kit: Path) -> None:
     cell = object.__new__(CoreCell)  # whatever it did would need a connector manager, which this one lacks
     assert cell._add_adhoc_connector("hosp-b", "tcp://10.0.0.5:22") is None
+
+
+def test_files_are_uploaded_to_the_server_by_operators_alone(kit: Path) -> None:
+    """FLARE takes them from anybody, before a login, and keeps them for good."""
+    taken: list[str] = []
+
+    class Engine(ServerEngine):  # type: ignore[misc]  # nvflare is untyped
+        def __init__(self) -> None:
+            self.run_manager = SimpleNamespace(aux_runner=SimpleNamespace(dispatch=self.dispatch))
+            self.new_context = FLContext
+
+        def dispatch(self, topic: str, **what: Any) -> Shareable:
+            taken.append(topic)
+            return Shareable()
+
+    def ask(topic: str, origin: str) -> Any:
+        headers = {MessageHeaderKey.TOPIC: topic, MessageHeaderKey.ORIGIN: origin}
+        return Engine()._handle_aux_message(new_cell_message(headers, Shareable()))
+
+    guard_server()
+    for topic in (TOPIC_STREAM_REQUEST, TOPIC_STREAM_ABORT):
+        assert ask(topic, "hosp-b").payload.get_return_code() == ReturnCode.TOPIC_UNKNOWN
+    assert taken == []
+    ask("another topic", "hosp-b")
+    ask(TOPIC_STREAM_REQUEST, new_admin_client_name())
+    assert taken == ["another topic", TOPIC_STREAM_REQUEST]
+
+
+def test_a_message_that_cannot_be_read_ends_no_job(kit: Path) -> None:
+    server_job = FqcnInfo(f"server.{JOB}")
+    assert not cell._is_server_job_cell(server_job)
 
 
 def test_the_server_s_processes_are_guarded_too(kits: Kits) -> None:

@@ -138,6 +138,21 @@ def test_a_few_who_claim_a_key_and_hand_it_to_nobody_are_not_believed(liars: tup
         assert len({clients[party].keys.key.name for party in holders}) == 1
 
 
+def test_a_holder_whose_answer_is_lost_is_believed_after_a_restart_of_the_server() -> None:
+    """Else a second key would be made, which those who hold the first refuse for good."""
+    _, clients, server = cohort(5)
+    with pytest.raises(RoundAborted, match="2 of 3"):
+        prepare(server, clients, silent={ADVERTISE: (2, 3, 4)})
+    for client in clients[:2]:
+        client.keys.mark_used()
+    name = clients[0].keys.key.name
+    server.keys.forget(range(5))
+    with pytest.raises(RoundAborted, match="1 of 3"):
+        prepare(server, clients, silent={ADVERTISE: (1, 2)}, lost={WRAP: (0,)})
+    assert prepare(server, clients)[0] == (0, 1, 2, 3, 4)
+    assert {client.keys.key.name for client in clients} == {name}
+
+
 def cheat(client: EncryptedClient) -> None:
     honest = client.handle
 

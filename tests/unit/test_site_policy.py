@@ -157,6 +157,7 @@ def test_runs_that_may_follow_from_each_other_are_added_up_as_such(tmp_path: Pat
         site.open("second", run)
     ledger(tmp_path, max_epsilon=both * 1.5).open("second", run).admit(RoundId(0))
     assert site.epsilon() > alone
+    assert site.summary()["delta"] == 2e-5, "whether there is a second run may follow from the first"
 
 
 def test_a_summary_tells_each_run_for_the_site_s_own_delta(tmp_path: Path) -> None:

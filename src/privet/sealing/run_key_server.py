@@ -107,7 +107,7 @@ class RunKeyServer:
     def _hand_on(self, adverts: Mapping[int, Mapping[str, Any]]) -> Steps[bool]:
         """Have one holder after another wrap the key until all have it, also those that were just given it.
 
-        Returns whether somebody took it, or all have it.
+        Returns false if a maker that answered has given it to nobody, though somebody lacks it.
 
         Whoever refuses a key may be lying, and so may its maker, who can wrap it rightly for some and not for others:
         what one made is refused, another makes. The silent wait for the next round, or each maker would wait for them.
@@ -116,7 +116,7 @@ class RunKeyServer:
             self._holders |= {party for party, advert in adverts.items() if advert["key"] == self._name}
         missing = [party for party in adverts if party not in self._holders]
         asked: set[int] = set()
-        waiting, taken = list(missing), False
+        waiting, taken, heard = list(missing), False, False
         while waiting:
             makers = [party for party in self._holders or missing if party not in asked]
             if not makers:
@@ -131,6 +131,8 @@ class RunKeyServer:
             }
             replies = yield Ask(WRAP, question, to=(maker,), timeout=SECONDS_TO_ANSWER)
             self.failed |= replies.failed
+            # the silent may be what they say they are
+            heard |= replies.failed.get(maker, _REFUSALS[0]).startswith(_REFUSALS)
             answer: Mapping[str, Any] | None = replies.ok.get(maker)
             if answer is None or not len(answer["wrapped"]) == len(answer["signatures"]) == len(receivers):
                 continue
@@ -161,7 +163,7 @@ class RunKeyServer:
                 self._holders |= {maker, *accepted.ok}
             elif not self._holders:
                 waiting.append(maker)  # nobody took the key that it made, so it has to take another's
-        return taken or not waiting
+        return taken or not waiting or not heard
 
 
 def run_key_messages(parties: int, attachment_bytes: int) -> dict[str, Message]:

@@ -2,7 +2,7 @@
 
 The state is sealed (AES-256-GCM) under a key derived from the run's key, bound to the number of rounds that
 are in it, and signed by its sender, so a server can neither read, change nor backdate it. All parties then
-compare a keyed hash, which tells the server no more than whether two states are equal.
+give a keyed hash, by which the server sees whether they hold the same after one question, and nothing of two.
 """
 
 from __future__ import annotations
@@ -92,10 +92,14 @@ class StateSeal:
             self._newest = rounds
             self._store.put(_NEWEST, rounds.to_bytes(8, "big"))
 
-    def fingerprint(self, state: bytes, rounds: int) -> bytes:
-        """Keyed hash of a state, 32 bytes: equal at two clients exactly if their states are."""
+    def fingerprint(self, state: bytes, question: bytes) -> bytes:
+        """Keyed hash of a state in answer to a question, 32 bytes: equal for two clients if state and question are.
+
+        The question holds the sealed state that it is about, if there is one. So of two sealed states of its choice a
+        server does not learn whether what is in them is equal, which would tell it how two ciphertexts opened.
+        """
         digest = hashlib.sha256(state).digest()
-        return hmac.digest(self._keys.key.derive("compare", rounds), digest, "sha256")
+        return hmac.digest(self._keys.key.derive("compare", question), digest, "sha256")
 
 
 def most_sealed_bytes(state_bytes: int) -> int:

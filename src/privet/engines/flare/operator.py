@@ -17,6 +17,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.fuel.hci.proto import MetaKey, MetaStatusValue
 
 from privet.deploy.hardening import CONTROLLER, EXECUTOR
+from privet.engines.flare.guarded import guard
 from privet.engines.flare.job import write_job
 from privet.errors import PrivetError
 
@@ -36,6 +37,7 @@ def session(kit: Path, user: str) -> Iterator[Session]:
         PrivetError: if no server answers.
     """
     _check_port(kit)
+    guard()
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privet import __version__, wire
 from privet.aggregate import NOT_FINITE, UNKNOWN_CODEC, Aggregator, UnknownCodec
@@ -257,17 +258,23 @@ class Client:
         # A round that is in the state already is not taken in again, however often its sum is opened.
         if self.aggregator.rounds == round_id.number:
             failed = self._count_opening(round_id)
-            total = self.sealing.unseal(round_id, body, self.aggregator.size)
-            self.aggregator.apply(round_id, total)
-            if not np.isfinite(self.aggregator.flat).all():
-                raise SealingRefused(
-                    "bad-sum", "it leads to an adapter that is no numbers, which others would refuse"
-                )
+            self._take_in(round_id, self.sealing.unseal(round_id, body, self.aggregator.size))
             self.store.put(_FAILED, failed)
         state = self.aggregator.to_bytes()
         self.store.put(_STATE, state)
         answer: Body = {"state": states.seal(state, self.aggregator.rounds), "size": self.aggregator.size}
         return answer, self.aggregator.size
+
+    def _take_in(self, round_id: RoundId, total: NDArray[np.int64]) -> None:
+        """Step the optimiser by an opened sum; a step that nobody could go on from is not taken."""
+        before = self.aggregator.to_bytes()
+        try:
+            self.aggregator.apply(round_id, total)
+            if not np.isfinite(self.aggregator.flat).all():
+                raise SealingRefused(NOT_FINITE, "the sum leads to an adapter that the others would refuse")
+        except Exception:
+            self.aggregator.restore(before)
+            raise
 
     def _count_opening(self, round_id: RoundId) -> bytes:
         """Take this opening for failed until it has not; returns what to keep then. An attempt counts once.

@@ -61,12 +61,14 @@ class Handed:
         message: Schemas of question and answer.
         openers: Survivors that were not asked to open it yet, in the order in which they will be.
         opener: The one that opened it last.
+        failed: Why others did not.
     """
 
     ciphertext: Body
     message: Message
     openers: list[int]
     opener: int | None = None
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -255,13 +257,14 @@ class Server:
         openers = sorted(opened.survivors, key=lambda party: (order.get(party, 0), party))
         self._handed = Handed(opened.ciphertext, message, openers)
         if not (yield from self._have_opened()):
-            raise RoundAborted("no survivor opened the sum")
+            raise RoundAborted(f"no survivor opened the sum{reasons(self._handed.failed)}")
 
     def _have_opened(self) -> Steps[bool]:
         """Have the next survivor open the last sum, if there is one; it is the same sum whoever opens it."""
         while self._handed and self._handed.openers:
             party = self._handed.openers.pop(0)
             replies = yield Ask(OPEN, self._handed.ciphertext, to=(party,), message=self._handed.message)
+            self._handed.failed |= replies.failed
             if party in replies.ok:
                 answer: dict[str, Any] = dict(replies.ok[party])
                 self.sealed_state, self.size = answer["state"], answer["size"]

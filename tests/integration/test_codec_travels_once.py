@@ -58,14 +58,18 @@ def test_it_is_sent_once_more_when_a_client_is_silent() -> None:
 
 
 def question(f: Federation, *, with_codec: bool = True) -> Body:
-    """What the next round would ask."""
+    """What a round would ask that no client here has answered."""
     assert f.server.aggregator is not None
-    return {"number": 99, "attempt": 0, **f.server.aggregator.broadcast(with_codec=with_codec)}
+    return {
+        "number": RELEASES + ROUNDS - 1,
+        "attempt": 9,
+        **f.server.aggregator.broadcast(with_codec=with_codec),
+    }
 
 
 def test_a_restarted_client_says_that_it_lacks_the_codec() -> None:
     f, _ = run()
-    fresh = encoder_federation(encoder(sealing={"kind": "none"})).clients[1]
+    fresh = encoder_federation(encoder(schedule={"rounds": ROUNDS}, sealing={"kind": "none"})).clients[1]
     with pytest.raises(SealingRefused) as refused:
         fresh.handle("round", question(f, with_codec=False))
     assert refused.value.reason == UNKNOWN_CODEC

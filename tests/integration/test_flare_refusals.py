@@ -239,7 +239,8 @@ def test_a_server_that_turned_against_a_site_reads_runs_and_deletes_nothing(cons
     assert finish(consortium, "turned") == "finished"
     assert order.exists()
     answers = {line["attack"]: line["answer"] for line in consortium.journal() if line["kind"] == "turned"}
-    assert len(answers) == 5
+    assert len(answers) == 7
+    assert "a cookie" in answers["a cookie"], "FLARE answers with what it was sent"
     assert all(answers[each] == "invalid_request" for each in ("read a file", "where is it", "delete"))
     assert "a job has two files of configuration" in answers["run code"]
     assert "exception" in answers["forget"]

@@ -23,6 +23,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -196,6 +197,42 @@ def _turn(transport: Any, order: str) -> None:
                 archive.write(path, path.relative_to(app))
         return out.getvalue()
 
+    def cookie(attack: str, path: str) -> None:
+        """A message whose cookie says that it is a file, in a process of FLARE's as FLARE makes it."""
+        import msgpack
+        from nvflare.fuel.f3.cellnet.defs import Encoding
+        from nvflare.fuel.f3.streaming.stream_const import StreamHeaderKey
+        from nvflare.fuel.utils.fobs import lobs
+        from nvflare.fuel.utils.fobs.datum import DatumManager
+
+        DatumManager.add_datum = lambda self, datum: self.datums.__setitem__(datum.datum_id, datum)
+        lobs.get_datum_dir = lambda: str(_folder())
+        facts = {"datum_id": str(uuid.uuid4()), "datum_type": 3, "dot": 0, "value": path}
+        value = {
+            "__fobs_type__": "nvflare.fuel.utils.fobs.datum.Datum",
+            "__fobs_dc__": "nvflare.fuel.utils.fobs.decomposer.DataClassDecomposer",
+            "__fobs_data__": {"data": facts},
+        }
+        body = msgpack.packb(
+            {
+                "__fobs_type__": "nvflare.apis.shareable.Shareable",
+                "__fobs_dc__": "nvflare.fuel.utils.fobs.decomposer.DictDecomposer",
+                "__fobs_data__": {"__headers__": {"__cookie_jar__": {"x": value if path else "a cookie"}}},
+            }
+        )
+        raw = lobs._Header(lobs.MARKER_MAIN, 0, len(body)).to_bytes() + body
+        encoded = {StreamHeaderKey.PAYLOAD_ENCODING: Encoding.FOBS}
+        asked = new_cell_message(encoded, raw)
+        reply = engine.get_cell().send_request(
+            channel="aux_communication", target=site, topic="no.such.topic", request=asked, timeout=15.0
+        )
+        answer = f"{reply.payload} {reply.headers}"
+        for kept in [*_folder().glob("*.dat")]:
+            answer += kept.read_text(encoding="utf-8")
+        journal("turned", attack=attack, answer=answer)
+
+    cookie("a cookie", "")
+    cookie("a cookie that is a file", file)
     who = {"submitter_name": "x", "submitter_org": "x", "submitter_role": "super"}
     new = {"job_id": "00000000-0000-4000-8000-000000000000", "job_meta": who, "app_name": "app"}
     send("read a file", "sys.shell", f"cat {file}")

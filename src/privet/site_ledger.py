@@ -84,16 +84,15 @@ class SiteLedger:
         Releases that were accounted for another unit or relation than this site's say nothing about its own.
         """
         seen: list[AnyRelease] = []
-        used = 0
-        for ledger in (self.runs() if runs is None else runs).values():
-            used += bool(ledger.releases)
+        runs = self.runs() if runs is None else runs
+        for ledger in runs.values():
             if ledger.releases and (ledger.unit, ledger.relation) != (self.policy.unit, self.policy.relation):
                 return float("inf")
             seen += ledger.trust.seen_by(ledger.trust.worst, ledger.releases)
         if any(isinstance(each, NoGuarantee) for each in seen):
             return float("inf")
         policy = self.policy
-        if used > 1:
+        if _several(runs):
             return adaptive(seen, policy.delta, policy.relation, policy.max_epsilon or UNLIMITED)
         return headline(seen, policy.delta, policy.relation) if seen else 0.0
 
@@ -156,16 +155,19 @@ class SiteLedger:
     def summary(self) -> dict[str, Any]:
         """What was used so far, for the people at the site: each epsilon for this site's delta, unit and relation."""
         runs, policy = self.runs(), self.policy
-        several = sum(bool(ledger.releases) for ledger in runs.values()) > 1
         spent = self.epsilon(runs)
         return {
             "epsilon": _finite(spent),
             "allowed": policy.max_epsilon,
-            "delta": policy.delta * (2 if several else 1),
+            "delta": policy.delta * (2 if _several(runs) else 1),
             "unit": policy.unit,
             "relation": policy.relation,
             "runs": {name: _finite(self.epsilon({name: ledger})) for name, ledger in runs.items()},
         }
+
+
+def _several(runs: Runs) -> bool:
+    return sum(bool(ledger.releases) for ledger in runs.values()) > 1
 
 
 def _said(value: float) -> str:

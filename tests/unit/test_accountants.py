@@ -351,6 +351,10 @@ def test_adaptive_epsilon_is_an_upper_bound_and_close_where_the_limit_is_reached
     at_limit = adaptive(made(sigma), delta, "add-remove", limit)
     assert headline(made(sigma), delta, "add-remove") <= at_limit < 1.3 * limit
     assert adaptive([NoGuarantee("b", "exact")], delta, "add-remove", limit) == math.inf
+    rounds = [Release("a", 0.635, 400, sampled(0.02))]  # two runs of 200 rounds, worth 8.0 if fixed before
+    assert 8.0 < adaptive(rounds, 1e-5, "add-remove", 8.0) < 1.2 * 8.0, "docs/deploy.md quotes 1.16"
+    alike = [Release("a", 0.863, 80, sampled(0.009))]  # worth 1.0 if fixed before
+    assert 4 < adaptive(alike, 1e-5, "add-remove", 1.0) < 5, "and 5.0: with so little noise nothing more fits"
     fixed_size = [Release("a", sigma, 1, Sampling("fixed", 0.1, 10, 100))]
     assert adaptive(fixed_size, delta, "zero-out", limit) == math.inf, "no sound Renyi bound"
 

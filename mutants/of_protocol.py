@@ -298,7 +298,7 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
         "those who contribute nothing sign two survivor sets of one round",
         ("sealing/masking.py", " and number.number != round.number\n", "\n"),
         tests=(
-            REFUSALS
+            MASKING_CHEATS
             + "test_those_who_contribute_nothing_do_not_help_to_open_a_round_without_one_of_the_others",
         ),
     ),

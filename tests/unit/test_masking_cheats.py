@@ -14,7 +14,7 @@ from support.sealing import Cohort, some_values
 from privet.keys import derive
 from privet.protocol import RoundAborted, RoundId
 from privet.sealing.agreement import EphemeralKey
-from privet.sealing.base import SealingRefused, recovery_threshold
+from privet.sealing.base import Opened, SealingRefused, recovery_threshold
 from privet.sealing.masking_messages import (
     ADVERTISE,
     DELIVER,
@@ -313,3 +313,26 @@ def test_so_many_colluders_as_are_said_to_be_enough_open_a_single_contribution()
     attack = MemberLists(Cohort(4), [0], [], [2, 3])
     body, signatures = attack.signed()
     assert attack.givers(body, signatures) == {1, 2, 3}
+
+
+def test_those_who_contribute_nothing_do_not_help_to_open_a_round_without_one_of_the_others() -> None:
+    """Three of five sign what the fourth was not shown: the difference of the two sums would be the fifth's values."""
+    values = some_values(5, 50)
+    values[:3] = 0
+    cohort = Cohort(5)
+    signers: tuple[int, ...] = (0, 1, 2, 4)
+
+    def unasked(op: str, party: int) -> bool:
+        return op in (SURVIVORS, UNMASK) and party not in signers
+
+    def attempt(number: int, parties: tuple[int, ...]) -> Opened:
+        round_id = RoundId(0, number)
+        cohort.drive(cohort.server.prepare(round_id))
+        sealed = cohort.seal(round_id, values, range(5))
+        replies = {party: sealed[party] for party in parties}
+        return cohort.drive(cohort.server.open(round_id, 50, replies), unasked)
+
+    assert attempt(0, (0, 1, 2, 3, 4)).survivors == (0, 1, 2, 3, 4)
+    signers = (0, 1, 2, 3)
+    with pytest.raises(RoundAborted, match="opened-before"):
+        attempt(1, (0, 1, 2, 3))

@@ -12,7 +12,7 @@ from support.sealing import Cohort, some_values
 from privet.protocol import RoundAborted, RoundId
 from privet.sealing import none
 from privet.sealing.agreement import EphemeralKey
-from privet.sealing.base import Opened, SealingRefused
+from privet.sealing.base import SealingRefused
 from privet.sealing.masking_messages import (
     DELIVER,
     SHARE,
@@ -405,29 +405,6 @@ def test_trap_12_the_same_contribution_is_never_opened_under_two_survivor_sets(f
     zeros = np.zeros_like(values)
     assert cohort.round(RoundId(1), zeros).survivors == (0, 1, 2, 3, 4)
     assert cohort.round(RoundId(2), zeros, absent=(0,)).survivors == (1, 2, 3, 4)
-
-
-def test_those_who_contribute_nothing_do_not_help_to_open_a_round_without_one_of_the_others() -> None:
-    """Three of five sign what the fourth was not shown: the difference of the two sums would be the fifth's values."""
-    values = some_values(5, 50)
-    values[:3] = 0
-    cohort = Cohort(5)
-    signers: tuple[int, ...] = (0, 1, 2, 4)
-
-    def unasked(op: str, party: int) -> bool:
-        return op in (SURVIVORS, UNMASK) and party not in signers
-
-    def attempt(number: int, parties: tuple[int, ...]) -> Opened:
-        round_id = RoundId(0, number)
-        cohort.drive(cohort.server.prepare(round_id))
-        sealed = cohort.seal(round_id, values, range(5))
-        replies = {party: sealed[party] for party in parties}
-        return cohort.drive(cohort.server.open(round_id, 50, replies), unasked)
-
-    assert attempt(0, (0, 1, 2, 3, 4)).survivors == (0, 1, 2, 3, 4)
-    signers = (0, 1, 2, 3)
-    with pytest.raises(RoundAborted, match="opened-before"):
-        attempt(1, (0, 1, 2, 3))
 
 
 def test_parties_that_answer_different_questions_sum_to_noise() -> None:

@@ -19,10 +19,10 @@ from privet.privacy.accountants import (
     TOO_SMALL,
     Epsilons,
     adaptive,
-    calibrate,
     compute,
     headline,
 )
+from privet.privacy.calibration import calibrate
 from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sampling, Shares
 from privet.privacy.pairs import dominating_pair, loss_distribution
 

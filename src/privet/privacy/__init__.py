@@ -5,7 +5,8 @@ Importing this package does not load the accountant (``dp_accounting``); the fir
 
 from __future__ import annotations
 
-from privet.privacy.accountants import Epsilons, Headline, calibrate, compute, headline
+from privet.privacy.accountants import Epsilons, Headline, compute, headline
+from privet.privacy.calibration import calibrate
 from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sampling, Shares, Unit
 from privet.privacy.ledger import Ledger, reaccount
 from privet.privacy.observers import Observer, TrustModel

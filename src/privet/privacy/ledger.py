@@ -15,12 +15,12 @@ from privet.errors import PrivetError
 from privet.privacy.accountants import (
     Epsilons,
     accountant_version,
-    calibrate,
     check_delta,
     check_relation,
     compute,
     headline,
 )
+from privet.privacy.calibration import calibrate
 from privet.privacy.events import (
     UNITS,
     AnyRelease,

@@ -165,17 +165,34 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "budget not asked",
-        ("server.py", "if self.ledger.would_exceed(self._release):", "if False:"),
+        ("server.py", "if self.ledger.would_exceed(self._release, self._planned):", "if False:"),
         tests=(PROTOCOL + "test_trap_11_a_run_stops_before_the_release_that_exceeds_its_budget",),
     ),
     mutant(
         "budget of the server's view, not of the worst observer",
         (
             "privacy/ledger.py",
-            "self.trust.seen_by(self.trust.worst, [*others,",
-            "self.trust.seen_by(self.trust.observers()[0], [*others,",
+            "self.trust.seen_by(self.trust.worst, whole)",
+            "self.trust.seen_by(self.trust.observers()[0], whole)",
         ),
         tests=(LEDGER + "test_a_calibrated_plan_is_admitted_to_its_last_round_and_no_further",),
+    ),
+    mutant(
+        "budget that is planned for one kind of release lent to another",
+        (
+            "privacy/ledger.py",
+            "whole = counted([*others, one.times(times)], planned)",
+            "whole = [*others, one.times(times)]",
+        ),
+        tests=(
+            LEDGER + "test_whoever_chooses_the_attempts_all_that_could_have_happened_keeps_to_the_budget",
+            LEDGER + "test_a_stage_that_is_tried_again_is_not_paid_for_by_the_next",
+        ),
+    ),
+    mutant(
+        "the same at a site",
+        ("site_ledger.py", "        if planned is not None:\n", "        if False:\n"),
+        tests=(SITE + "test_a_site_does_not_lend_what_one_stage_is_planned_to_another",),
     ),
     mutant(
         "a site counts what was charged for another unit as if it were its own",

@@ -352,8 +352,8 @@ def _refusals(resolved: Resolved, dataset: Dataset) -> list[str]:
     found = []
     privacy = resolved.config.privacy
     if privacy is not None and privacy.max_epsilon is not None:
-        ledger = resolved.ledger()
-        if not all(ledger.admit(release) for release in resolved.planned()):
+        ledger, planned = resolved.ledger(), resolved.planned()
+        if not all(ledger.admit(release, planned) for release in planned):
             found.append(
                 f"the planned releases exceed the budget of epsilon {privacy.max_epsilon:g}: the run would stop early"
             )

@@ -156,11 +156,17 @@ class Server:
         """What the round that is due releases."""
         return self.system.at(self.progress.number).release
 
+    @property
+    def _planned(self) -> list[AnyRelease]:
+        """What the whole run releases if no round is tried twice."""
+        prepared = self.system.preparation.rounds if self.system.preparation else 0
+        return self.system.releases(self.rounds - prepared)
+
     def _admit(self) -> bool:
         """Whether the budget allows the round that is due; a round that is already charged needs no second charge."""
         if self.progress.charged == self.progress.round:
             return True
-        if self.ledger.would_exceed(self._release):
+        if self.ledger.would_exceed(self._release, self._planned):
             self.progress.stopped = "the next release would exceed the privacy budget"
             self.observe("stopped", {"reason": self.progress.stopped})
             self.save(self)

@@ -21,6 +21,7 @@ from privet.errors import PrivetError
 from privet.keys import SecretStore
 from privet.privacy.accountants import adaptive, headline
 from privet.privacy.events import AnyRelease, NoGuarantee
+from privet.privacy.filters import count_of, counted, kind_of
 from privet.privacy.ledger import Ledger
 from privet.privacy.statement import INSECURE, rounded_up
 from privet.protocol import RoundId
@@ -76,12 +77,17 @@ class SiteLedger:
                 hint="restore it from a backup; without it nobody knows what these records were used for",
             ) from None
 
-    def epsilon(self, runs: Runs | None = None) -> float:
+    def epsilon(self, runs: Runs | None = None, planned: Sequence[AnyRelease] | None = None) -> float:
         """Epsilon of everything charged, against the worst observer of each run; infinite without any.
 
         One run is accounted as it accounts for itself. Where there are several, a server may have chosen the later ones
         by what the first told, so they are added up in a way that holds for that too and takes more for the same noise.
         Releases that were accounted for another unit or relation than this site's say nothing about its own.
+
+        Args:
+            runs: Ledgers by name of the run; by default those on the disk.
+            planned: To ask whether a limit is kept: what the run releases if none of its rounds is tried twice. It
+                then counts as :func:`privet.privacy.filters.counted` says.
         """
         seen: list[AnyRelease] = []
         runs = self.runs() if runs is None else runs
@@ -94,6 +100,9 @@ class SiteLedger:
         policy = self.policy
         if _several(runs):
             return adaptive(seen, policy.delta, policy.relation, policy.max_epsilon or UNLIMITED)
+        if planned is not None:
+            (ledger,) = (ledger for ledger in runs.values() if ledger.releases)
+            seen = ledger.trust.seen_by(ledger.trust.worst, counted(ledger.releases, planned))
         return headline(seen, policy.delta, policy.relation) if seen else 0.0
 
     def open(self, run: str, resolved: Resolved) -> RunAccount:
@@ -126,13 +135,14 @@ class SiteLedger:
                 "policy-other-run", "releases of a run of this name were charged under another trust model"
             )
         done = account.charged(runs)
-        left = [(release, count_of(release) - done[repr(times(release, 1))]) for release in planned]
+        left = [(release, count_of(release) - done[kind_of(release)]) for release in planned]
         missing = [times(release, count) for release, count in left if count > 0]
         if not account.affords(runs, missing):
-            spent, then = (_said(self.epsilon(of)) for of in (runs, account.after(runs, missing)))
+            spent, then = self.epsilon(runs), self.epsilon(account.after(runs, missing), planned)
             raise SealingRefused(
                 "policy-epsilon",
-                f"epsilon {spent} is spent and the run would take it to {then}; this site allows {policy.max_epsilon}",
+                f"epsilon {_said(spent)} is spent and the run would take it to {_said(then)}; this site allows "
+                f"{policy.max_epsilon}",
             )
         return account
 
@@ -178,11 +188,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def count_of(release: AnyRelease) -> int:
-    """How many equal releases one is."""
-    return 1 if isinstance(release, NoGuarantee) else release.count
-
-
 def void(resolved: Resolved) -> list[NoGuarantee]:
     """What a site charges beside a run whose noise follows from a number in a file: it hides nothing."""
     seeded = resolved.config.insecure_test_seed is not None
@@ -207,13 +212,13 @@ class RunAccount:
     site: SiteLedger
     run: str
     resolved: Resolved
-    _known: dict[frozenset[str], Counter[str]] = field(default_factory=dict)
+    _known: dict[frozenset[str], Counter[AnyRelease]] = field(default_factory=dict)
 
-    def charged(self, runs: Runs) -> Counter[str]:
-        """Releases of this run so far, by all that one of them costs; its name says nothing of its noise."""
-        counts: Counter[str] = Counter()
-        for each in runs[self.run].releases if self.run in runs else ():
-            counts[repr(times(each, 1))] += count_of(each)
+    def charged(self, runs: Runs, more: Sequence[AnyRelease] = ()) -> Counter[AnyRelease]:
+        """Releases of this run so far and ``more`` of them, by kind: a name says nothing of a release's noise."""
+        counts: Counter[AnyRelease] = Counter()
+        for each in (*(runs[self.run].releases if self.run in runs else ()), *more):
+            counts[kind_of(each)] += count_of(each)
         return counts
 
     def after(self, runs: Runs, more: Sequence[AnyRelease]) -> dict[str, Ledger]:
@@ -231,12 +236,9 @@ class RunAccount:
             return True
         # Releases of other runs that are charged meanwhile make the answer another one.
         others = frozenset(f"{name} {ledger.to_json()}" for name, ledger in runs.items() if name != self.run)
-        # By all that a release costs, not by its name: the run may have been resolved anew since.
-        wanted: Counter[str] = Counter()
-        for each in (*(runs[self.run].releases if self.run in runs else ()), *more):
-            wanted[repr(times(each, 1))] += count_of(each)
+        wanted = self.charged(runs, more)
         if not wanted <= self._known.get(others, Counter()):
-            if self.site.epsilon(self.after(runs, more)) > limit:
+            if self.site.epsilon(self.after(runs, more), self.resolved.planned()) > limit:
                 return False
             self._known[others] = wanted
         return True

@@ -49,7 +49,11 @@ def statement_so_far(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, 
     statement = privacy_statement(ledger, fewest_survivors=min(survivors, default=None), **terms)
     if config.get("insecure_test_seed") is not None:
         statement = without_guarantee(statement)
+    budget = ledger.budget_epsilon
+    holds = f"its budget holds instead, epsilon = {budget:g}" if budget else "no epsilon this small holds"
     sentence = f"So far: {statement['guarantee']} The run has not ended; if it goes on it releases more."
+    if statement["epsilon"] != "none":
+        sentence += f" If it was stopped because of what it told, {holds}."
     return {**statement, "guarantee": sentence, "so_far": True}
 
 

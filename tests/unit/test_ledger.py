@@ -79,18 +79,80 @@ def test_the_filter_asks_the_accountant_a_few_times_a_run(monkeypatch: pytest.Mo
 
 def test_a_retry_is_a_release_and_takes_a_round_from_the_budget() -> None:
     untouched, retried = (Ledger("record", "add-remove", 1e-5, 1.0) for _ in range(2))
-    retry = Release("round 3 again", 0.9, sampling=Sampling.poisson(0.02))
     rounds = 0
     while untouched.admit(ROUND):
         rounds += 1
-    assert retried.admit(ROUND.times(5))
-    assert retried.admit(retry)
+    retried.charge(ROUND.times(5))
     with_retry = 5
+    retry = Release("round 3 again", 1.1, sampling=Sampling.poisson(0.02), delta_prime=1e-30)
+    assert retried.admit(retry), "of the same kind, by another name"
     while retried.admit(ROUND):
         with_retry += 1
-    assert with_retry < rounds
+    assert with_retry == rounds - 1
     assert retried.epsilon().value <= 1.0
-    assert compute([ROUND.times(with_retry + 1), retry], 1e-5, "add-remove").value > 1.0
+    assert compute([ROUND.times(with_retry + 2)], 1e-5, "add-remove").value > 1.0
+
+
+FIRST = Release("stage 1", 2.0, sampling=Sampling.poisson(0.1))
+SECOND = Release("stage 2", 1.0, sampling=Sampling.poisson(0.1))
+
+
+def priced(releases: Sequence[AnyRelease], delta: float, relation: Relation) -> float:
+    """Stands for the accountant: grows with every release, and not linearly."""
+    return float(sum(r.count / r.noise_multiplier for r in releases if isinstance(r, Release)) ** 0.75)
+
+
+@pytest.mark.parametrize("budget", [2.0, 2.7, 3.9, 5.0])
+@pytest.mark.parametrize("counts", [(3, 2), (1, 6)])
+def test_whoever_chooses_the_attempts_all_that_could_have_happened_keeps_to_the_budget(
+    counts: tuple[int, int], budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that sees some outcomes may have more of one kind, and on others more of another."""
+    monkeypatch.setattr("privet.privacy.ledger.headline", priced)
+    planned = [release.times(count) for release, count in zip((FIRST, SECOND), counts, strict=True)]
+    reached, todo = set[tuple[int, int]](), [(0, 0)]
+    while todo:
+        at = todo.pop()
+        if at in reached:
+            continue
+        reached.add(at)
+        charged = [release.times(n) for release, n in zip((FIRST, SECOND), at, strict=True) if n]
+        ledger = Ledger("record", "add-remove", 1e-5, budget, releases=charged)
+        for release, after in ((FIRST, (at[0] + 1, at[1])), (SECOND, (at[0], at[1] + 1))):
+            if not ledger.would_exceed(release, planned):
+                todo.append(after)
+    first, second = (max(n) for n in zip(*reached, strict=True))
+    assert first / 2.0 + second <= budget ** (1 / 0.75) + 1e-9, (
+        "the most of the first, the most of the second"
+    )
+    assert (counts in reached) == (priced(planned, 0.0, "add-remove") <= budget), (
+        "what is planned is not refused"
+    )
+
+
+def test_a_stage_that_is_tried_again_is_not_paid_for_by_the_next() -> None:
+    """Three releases worth 50 of the second stage: as many as would be left would be up to whoever saw the first."""
+    trust, q = TrustModel.local(), Sampling.poisson(0.02)
+    planned = [Release("stage 1", 0.411, 3, q), Release("stage 2", 0.559, 50, q)]
+    ledger = Ledger("record", "add-remove", 1e-5, 8.0, trust=trust)
+    assert ledger.admit(planned[0], planned)
+    again = planned[0].times(1)
+    exchanged = [planned[0].times(4), planned[1].times(25)]
+    assert headline(trust.seen_by(trust.worst, exchanged), 1e-5, "add-remove") < 8.0
+    assert ledger.would_exceed(again, planned)
+    assert ledger.admit(planned[1], planned), "what was planned goes on"
+    assert ledger.would_exceed(planned[1].times(1), planned)
+
+
+def test_gaussians_on_all_units_are_one_kind() -> None:
+    """However they were chosen their sum is a Gaussian, so only what they add up to counts."""
+    one, other = Release("a", 2.0), Release("b", 4.0)
+    ledger = Ledger("record", "zero-out", 1e-5, 4.0)
+    planned = [one.times(1), other.times(1)]
+    while ledger.admit(one, planned):
+        pass
+    assert ledger.epsilon().value <= 4.0
+    assert headline([*ledger.releases, one], 1e-5, "zero-out") > 4.0
 
 
 def test_an_equal_retry_counts_as_one_more_round() -> None:

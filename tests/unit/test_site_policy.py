@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from privet.keys import SecretStore
 from privet.plan import planned_ledger
 from privet.privacy.accountants import adaptive, headline
 from privet.privacy.events import Release, Sampling
+from privet.privacy.ledger import Ledger
 from privet.protocol import RoundId
 from privet.resolve import Resolved, resolve
 from privet.sealing.base import SealingRefused
@@ -293,6 +295,32 @@ def test_trap_11_a_site_charges_both_stages_of_dr_encoder(tmp_path: Path) -> Non
     assert site.runs()["r"].releases == planned.releases
     with pytest.raises(SealingRefused, match="policy-epsilon"):
         account.admit(RoundId(0, 1))
+
+
+def test_a_site_does_not_lend_what_one_stage_is_planned_to_another(tmp_path: Path) -> None:
+    """Stage 1 once more counts as one more of each: whether it happens may follow from what it told."""
+    planned = [
+        Release("stage 1", 2.0, 3, Sampling.poisson(0.1)),
+        Release("stage 2", 1.5, 6, Sampling.poisson(0.1)),
+    ]
+    site = ledger(tmp_path, max_epsilon=8.0)
+
+    def asked(*releases: Release) -> float:
+        return site.epsilon(
+            {"r": Ledger("record", "add-remove", site.policy.delta, releases=releases)}, planned
+        )
+
+    def whole(first: int, second: int) -> float:
+        releases = [planned[0].times(first), planned[1].times(second)]
+        return headline(releases, site.policy.delta, "add-remove")
+
+    assert asked(planned[0]) == headline([planned[0]], site.policy.delta, "add-remove")
+    assert asked(planned[0].times(1), planned[1].times(2)) == whole(3, 2)
+    assert asked(planned[0].times(4)) == asked(planned[0], planned[1].times(7)) == whole(4, 7)
+    farther = replace(planned[0].times(1), name="by its real layout", delta_prime=1e-30)
+    assert asked(farther, planned[0].times(2)) == pytest.approx(asked(planned[0])), (
+        "one kind, whatever it is called"
+    )
 
 
 def test_noise_of_a_test_seed_is_no_noise_to_a_site(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from privet.privacy.events import (
     Shares,
     Unit,
 )
+from privet.privacy.filters import CountFilter, counted
 from privet.privacy.observers import Observer, TrustModel, scaled
 
 SCHEMA = "privet.dp-event/1"
@@ -72,7 +73,7 @@ class Ledger:
         self.unit, self.relation, self.delta, self.budget_epsilon = unit, relation, delta, budget_epsilon
         self.trust = trust or TrustModel.local()
         self._releases: list[AnyRelease] = []
-        self._filter = _CountFilter()
+        self._filter = CountFilter()
         for release in releases:
             self.charge(release)
 
@@ -145,11 +146,17 @@ class Ledger:
             for o in self.trust.observers()
         }
 
-    def would_exceed(self, release: AnyRelease) -> bool:
+    def would_exceed(self, release: AnyRelease, planned: Sequence[AnyRelease] = ()) -> bool:
         """Whether charging ``release`` would take the worst observer's epsilon above the budget.
 
+        The answer holds whoever decides what is released next, and by what (:func:`privet.privacy.filters.counted`).
         The first question about a release finds out by bisection how often it can be afforded; from then on
         the answer is a comparison, until something else is charged.
+
+        Args:
+            release: What is asked about.
+            planned: What the run releases if it goes to its end without a retry, in order. Where releases are of more
+                than one kind, budget that is planned for one is not lent to another.
         """
         if self.budget_epsilon is None:
             return False
@@ -157,18 +164,19 @@ class Ledger:
             return True
         one = release.times(1)
         charged = [r for r in self._releases if isinstance(r, Release)]
-        others = tuple(r for r in charged if r.times(1) != one)
+        others = [r for r in charged if r.times(1) != one]
         count = release.count + sum(r.count for r in charged if r.times(1) == one)
 
         def affordable(times: int) -> bool:
-            seen = self.trust.seen_by(self.trust.worst, [*others, one.times(times)])
+            whole = counted([*others, one.times(times)], planned)
+            seen = self.trust.seen_by(self.trust.worst, whole)
             return headline(seen, self.delta, self.relation) <= (self.budget_epsilon or 0.0)
 
-        return not self._filter.allows((one, _merged_counts(others)), count, affordable)
+        return not self._filter.allows((one, tuple(others), tuple(planned)), count, affordable)
 
-    def admit(self, release: AnyRelease) -> bool:
+    def admit(self, release: AnyRelease, planned: Sequence[AnyRelease] = ()) -> bool:
         """Charge ``release`` if the budget allows it; otherwise charge nothing and return false."""
-        if self.would_exceed(release):
+        if self.would_exceed(release, planned):
             return False
         self.charge(release)
         return True
@@ -275,34 +283,3 @@ def events_from_json(events: Iterable[Mapping[str, Any]]) -> list[AnyRelease]:
                 allowed="gaussian, no-guarantee",
             )
     return releases
-
-
-def _merged_counts(releases: Sequence[Release]) -> frozenset[tuple[Release, int]]:
-    counts: dict[Release, int] = {}
-    for release in releases:
-        counts[release.times(1)] = counts.get(release.times(1), 0) + release.count
-    return frozenset(counts.items())
-
-
-class _CountFilter:
-    """How often one release can be afforded beside fixed others; forgets when the others change."""
-
-    def __init__(self) -> None:
-        self._key: object = None
-        self._affordable = 0
-        self._too_many: int | None = None
-
-    def allows(self, key: object, count: int, affordable: Callable[[int], bool]) -> bool:
-        """Whether ``count`` releases are affordable; asks ``affordable`` O(log count) times in a run."""
-        if key != self._key:
-            self._key, self._affordable, self._too_many = key, 0, None
-        while not (count <= self._affordable or (self._too_many is not None and count >= self._too_many)):
-            if self._too_many is None:
-                ask = max(count, 2 * self._affordable)
-            else:
-                ask = (self._affordable + self._too_many) // 2
-            if affordable(ask):
-                self._affordable = ask
-            else:
-                self._too_many = ask
-        return count <= self._affordable

@@ -28,6 +28,9 @@ NOT_COVERED: tuple[str, ...] = (
     "Side channels: the time a round takes, the size of its messages, and dropouts that depend on data.",
     "Integrity: a participant who sends wrong values can spoil the model, though not weaken the others' "
     "guarantee by more than its own noise share.",
+    "Ends that follow from what was told: epsilon counts the releases that were made as if their number had been fixed "
+    "before. If the run was stopped, or a round tried again, because of what earlier ones told, budget_epsilon is "
+    "what holds; where there is none, nothing this small does.",
     "Facts about the population, which a model may learn and reveal whether or not anybody took part.",
 )
 

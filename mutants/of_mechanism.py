@@ -252,6 +252,11 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
         tests=(EXPERTS,),
     ),
     mutant(
+        "which public records come first told by line numbers",
+        ("data/records.py", "record.id if record.own_id else", "record.id if True else"),
+        tests=(PUBLIC_ORDER,),
+    ),
+    mutant(
         "records longer than the model's positions taken",
         ("material.py", "    check_length(config, model)\n", ""),
         tests=(TOO_LONG,),

@@ -75,6 +75,9 @@ EXPERTS = "tests/unit/test_train.py::test_records_of_a_model_with_experts_pass_o
 TOO_LONG = (
     "tests/unit/test_material.py::test_records_longer_than_the_model_reads_are_refused_before_there_are_any"
 )
+PUBLIC_ORDER = (
+    "tests/unit/test_data_files.py::test_a_private_row_says_nothing_about_which_public_records_come_first"
+)
 WEIGHT_ONCE = "tests/unit/test_systems.py::test_a_client_s_weight_counts_once_in_its_local_steps"
 AS_AUDITED = (
     "tests/integration/test_rehearsal.py::test_every_mechanism_of_a_rehearsal_is_that_of_the_audited_run"

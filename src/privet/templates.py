@@ -105,7 +105,14 @@ def required_columns(template: Template) -> set[str]:
     return {*columns(template.prompt), *columns(template.completion)}
 
 
-def render(row: Mapping[str, Any], template: Template, *, record_id: str, group: str | None = None) -> Record:
+def render(
+    row: Mapping[str, Any],
+    template: Template,
+    *,
+    record_id: str,
+    group: str | None = None,
+    own_id: bool = False,
+) -> Record:
     """The record that a row stands for.
 
     Args:
@@ -113,6 +120,7 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
         template: How they become text.
         record_id: Identity of the record.
         group: What it belongs to.
+        own_id: Whether the identity follows from no other row.
 
     Raises:
         LabelError: if a label has no verbaliser.
@@ -124,12 +132,14 @@ def render(row: Mapping[str, Any], template: Template, *, record_id: str, group:
         if given not in template.verbalisers:
             raise LabelError(f"column '{template.label}' holds a label without a verbaliser", given)
         prompt, completion = fill(template.prompt, row), template.verbalisers[given]
-        return Record(record_id, prompt, completion, labels.index(given), group, row)
+        return Record(record_id, prompt, completion, labels.index(given), group, row, own_id)
     if isinstance(template, ChatTemplate) and template.messages is not None:
         messages = conversation(row.get(template.messages), template.messages)
         prompt = "\n".join(message["content"] for message in messages[:-1])
-        return Record(record_id, prompt, messages[-1]["content"], None, group, row)
-    return Record(record_id, fill(template.prompt, row), fill(template.completion, row), None, group, row)
+        return Record(record_id, prompt, messages[-1]["content"], None, group, row, own_id)
+    return Record(
+        record_id, fill(template.prompt, row), fill(template.completion, row), None, group, row, own_id
+    )
 
 
 def plain_label(label: str) -> str:

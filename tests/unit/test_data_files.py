@@ -13,6 +13,7 @@ from support.records import PAIRS, config, every_record, pairs, write_jsonl
 from privet.data.each_alone import load_each_alone
 from privet.data.load import load, load_public
 from privet.data.near_duplicates import normalise
+from privet.data.records import in_public_order
 from privet.data.sources import rows_of_files
 from privet.errors import PrivetError
 
@@ -248,6 +249,25 @@ def test_copies_stay_together_without_groups(tmp_path: Path) -> None:
     test = {normalise(record.prompt) for records in dataset.test.values() for record in records}
     assert len(train) + len(test) == 60
     assert not train & test
+
+
+def test_a_private_row_says_nothing_about_which_public_records_come_first(tmp_path: Path) -> None:
+    """Codecs and clip norms are made of the first ones, exactly: an order by line numbers would tell of every row."""
+    rows = pairs(200)
+
+    def read(some: list[dict[str, str]]) -> tuple[set[str], list[str]]:
+        path = write_jsonl(tmp_path / "rows.jsonl", some)
+        dataset = load(config(kind="jsonl", path=path, template=PAIRS, split={"test": 0, "public": 0.4}))
+        private = {record.prompt for silo in dataset.silos for record in silo.records}
+        return private, [record.prompt for record in in_public_order(dataset.public, seed=0)]
+
+    private, public = read(rows)
+    assert len(public) > 50
+    assert public != sorted(public, key=[row["question"] for row in rows].index)
+    first = next(row for row in rows if any(row["question"] in prompt for prompt in private))
+    without = read([row for row in rows if row is not first])
+    assert len(without[0]) == len(private) - 1
+    assert without[1] == public
 
 
 def test_users_keep_their_near_duplicates_unless_they_ask(tmp_path: Path) -> None:

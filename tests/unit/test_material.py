@@ -17,7 +17,7 @@ from privet.errors import PrivetError
 
 def test_the_first_public_records_stand_for_all() -> None:
     """As they come they are sorted by silo: the first quarter would be one silo's."""
-    records = [Record(f"silo{i // 100}/{i}", "a", "b") for i in range(400)]
+    records = [Record(f"silo{i // 100}/{i}", "a", "b", own_id=True) for i in range(400)]
     drawn = in_public_order(records, seed=0)
     assert sorted(drawn, key=records.index) == records
     # Hypergeometric, 100 of 4 x 100: fewer than 12 of one silo has probability below 1e-3.

@@ -121,7 +121,7 @@ def _sentiment(config: SentimentData, progress: Progress | None) -> _Collected:
             if score == 0 or abs(score) < config.minimum_score:
                 weak += 1
             else:
-                record = render(row.columns, config.template, record_id=row.id, group=group)
+                record = render(row.columns, config.template, record_id=row.id, group=group, own_id=True)
                 collected.entries.append(_Entry(record, row.columns["text"]))
     collected.dropped[f"absolute score under {config.minimum_score:g}, or zero"] = weak
     return collected

@@ -19,9 +19,11 @@ from mutants.tests_that_notice import (
     MECHANISM,
     NAN_IS_ZERO,
     NAN_UNDER_NOISE,
+    NO_EPSILON_TOGETHER,
     NOISE,
     ORDER,
     PUBLIC_CONSTANT,
+    PUBLIC_ORDER,
     SAME_IN_EVERY_BATCH,
     TOO_LONG,
     UNSHARED,
@@ -250,6 +252,15 @@ MECHANISM_MUTANTS: tuple[Mutant, ...] = (
         "records of models with experts share passes",
         ("company.py", "def computes_by_content(config: Any) -> bool:", EXPERTS_UNSEEN),
         tests=(EXPERTS,),
+    ),
+    mutant(
+        "an epsilon for records that move each other's gradients",
+        (
+            "config.py",
+            "return SHARED_ARITHMETIC if record and not self.deterministic_units else None",
+            "return None",
+        ),
+        tests=(NO_EPSILON_TOGETHER,),
     ),
     mutant(
         "which public records come first told by line numbers",

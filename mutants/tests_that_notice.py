@@ -75,6 +75,9 @@ EXPERTS = "tests/unit/test_train.py::test_records_of_a_model_with_experts_pass_o
 TOO_LONG = (
     "tests/unit/test_material.py::test_records_longer_than_the_model_reads_are_refused_before_there_are_any"
 )
+NO_EPSILON_TOGETHER = (
+    "tests/unit/test_server.py::test_where_records_share_the_arithmetic_of_a_micro_batch_there_is_no_epsilon"
+)
 PUBLIC_ORDER = (
     "tests/unit/test_data_files.py::test_a_private_row_says_nothing_about_which_public_records_come_first"
 )

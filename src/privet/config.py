@@ -243,6 +243,15 @@ class Dropout(Section):
     )
 
 
+INSECURE = "insecure_test_seed is set: all secrets follow from a number in the configuration"
+SHARED_ARITHMETIC = (
+    "engine.deterministic_units is false: within rounding errors a record's gradient depends on the records that share "
+    "its micro-batch, so one that comes or goes also moves what others contribute, and the sensitivity counts its own "
+    "contribution only"
+)
+"""Where records pass through the model together a bound on one of them is no bound (docs/training.md)."""
+
+
 class EngineConfig(Section):
     """Where a run happens and how fast; of all this only `deterministic_units` changes what is promised."""
 
@@ -260,7 +269,7 @@ class EngineConfig(Section):
         None,
         description="Compute each record in a shape that its own length fixes: gradients do not depend on the batch "
         "they are computed in, so the sensitivity of a sum of records is exact. When absent: `true` where "
-        "privacy.unit is `record`, else `false`.",
+        "privacy.unit is `record`, else `false`. A record-level run with `false` has epsilon `none`.",
     )
     diagnostics: bool = Field(
         True,
@@ -307,6 +316,14 @@ class Config(Section):
         if self.engine.deterministic_units is not None:
             return self.engine.deterministic_units
         return self.privacy is not None and self.privacy.unit == "record"
+
+    @property
+    def void(self) -> str | None:
+        """Why the run promises nothing, whatever noise it adds; ``None`` where its ledger says what it promises."""
+        if self.insecure_test_seed is not None:
+            return INSECURE
+        record = self.privacy is not None and self.privacy.unit == "record"
+        return SHARED_ARITHMETIC if record and not self.deterministic_units else None
 
 
 class ConfigError(PrivetError):

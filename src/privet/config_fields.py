@@ -157,7 +157,10 @@ def _default(info: FieldInfo) -> str | None:
         return None
     if isinstance(value, BaseModel):
         kind = getattr(value, "kind", None)
-        return f"kind: {kind}" if kind else "all defaults"
+        other = ", ".join(
+            f"{name}: {_yaml(it)}" for name, it in value.model_dump(exclude_defaults=True).items()
+        )
+        return f"kind: {kind}" if kind else other or "all defaults"
     return _yaml(value)
 
 

@@ -6,13 +6,6 @@ from privet.config import Config
 from privet.data_config import GroupPartition
 from privet.resolve import Resolved
 
-SHARED_ARITHMETIC = (
-    "Arithmetic: within its rounding errors a record's gradient depends on the records that share its micro-batch, so "
-    "a record that comes or goes also moves what others contribute, and the sensitivity counts its own contribution "
-    "only. `engine.deterministic_units: true` gives every record the same gradient in any batch."
-)
-"""What a record-level sensitivity leaves out where records pass through the model together (docs/training.md)."""
-
 NEAR_DUPLICATES = (
     "Preparation: near-duplicates were looked for among all records and removed (`data.remove_near_duplicates`): one "
     "that comes or goes also brings others in or keeps them out. The guarantee is for the records that were left."
@@ -75,7 +68,6 @@ def not_covered(resolved: Resolved, *, here: bool) -> list[str]:
     moves = resolved.facts.parties > 1 and how.kind in {"iid", "dirichlet", "blocks"}
     drops = isinstance(how, GroupPartition) and how.minimum_records > 1
     said = {
-        SHARED_ARITHMETIC: record and not config.deterministic_units,
         NEAR_DUPLICATES: here and data.remove_near_duplicates,
         DEALT_OUT: here and record and (moves or drops),
         WHO_EXISTS: here and record and how.kind in {"group", "column"},

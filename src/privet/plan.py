@@ -24,7 +24,6 @@ from privet.fixed_point import Field
 from privet.model_size import ModelSize, model_size
 from privet.pipeline import Floats
 from privet.privacy.ledger import Ledger
-from privet.privacy.statement import INSECURE
 from privet.resolve import Resolved, resolve
 from privet.run_traffic import RunTraffic
 from privet.sealing.base import SealingPlan
@@ -320,18 +319,17 @@ def planned_ledger(resolved: Resolved) -> Ledger:
 def stages(resolved: Resolved) -> dict[str, Any]:
     """Epsilon of each kind of release by itself, if there are several and the run promises anything."""
     rows = planned_ledger(resolved).stages()
-    return {"stages": rows} if len(rows) > 1 and resolved.config.insecure_test_seed is None else {}
+    return {"stages": rows} if len(rows) > 1 and resolved.config.void is None else {}
 
 
 def observers(resolved: Resolved) -> list[dict[str, Any]]:
     """One row an observer: epsilon of the whole run by every accountant, or the reason why there is none."""
     ledger = planned_ledger(resolved)
-    insecure = INSECURE if resolved.config.insecure_test_seed is not None else None
     rows = []
     table = ledger.epsilons()
     for who in ledger.trust.observers():
         epsilons = table[who.name]
-        reason = insecure or epsilons.reason
+        reason = resolved.config.void or epsilons.reason
         row: dict[str, Any] = {
             "observer": who.name,
             "description": who.description,

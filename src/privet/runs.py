@@ -26,7 +26,7 @@ from privet.material import Material, codec_schedule, layout_of
 from privet.measure import means, measure
 from privet.not_covered import not_covered
 from privet.pipeline import Floats
-from privet.privacy.statement import INSECURE, privacy_statement, without_guarantee
+from privet.privacy.statement import privacy_statement
 from privet.public_alone import NAME, train_on_public_alone, wants_control
 from privet.public_clip import public_clip_norm
 from privet.resolve import Resolved, resolve
@@ -40,7 +40,7 @@ from privet.run_folder import (
     write_configs,
 )
 from privet.server import Server
-from privet.so_far import TERMS, events_left
+from privet.so_far import TERMS, events, events_left
 from privet.weak_promise import weak_promises
 
 SCHEMA = 1
@@ -95,7 +95,7 @@ def start(
                 RunFolder.create(path, fresh=fresh).clear()
             if not (folder / "env.json").exists():
                 folder.write_json("env.json", describe_environment())
-            with events_left(folder, insecure=config.insecure_test_seed is not None):
+            with events_left(folder, config.void):
                 return _Run(config, source_text, folder, observe, cast or InOneProcess()).go()
 
 
@@ -287,9 +287,7 @@ class _Run:
             adapter = self.folder / "adapter"
             material.trainer.backbone.layout.save_peft(federation.flat, adapter, material.model.name)
         statement = self._statement(resolved, server)
-        insecure = resolved.config.insecure_test_seed is not None
-        void = {"no_guarantee": INSECURE} if insecure else {}
-        self.folder.write_json("dp_event.json", {**server.ledger.to_json(), **void})
+        self.folder.write_json("dp_event.json", events(server.ledger, resolved.config.void))
         self.folder.write_json("privacy.json", statement)
         rows = self.folder.rows("metrics.jsonl")
         result = {
@@ -326,8 +324,7 @@ class _Run:
     def _statement(self, resolved: Resolved, server: Server) -> dict[str, Any]:
         survivors = [len(row["survivors"]) for row in self.folder.rows("rounds.jsonl")]
         terms = self._terms(resolved, server)
-        statement = privacy_statement(server.ledger, fewest_survivors=min(survivors, default=None), **terms)
-        return without_guarantee(statement) if resolved.config.insecure_test_seed is not None else statement
+        return privacy_statement(server.ledger, fewest_survivors=min(survivors, default=None), **terms)
 
     def _terms(self, resolved: Resolved, server: Server) -> dict[str, Any]:
         """What a statement says beside the ledger."""
@@ -337,6 +334,7 @@ class _Run:
             "clip_norm": resolved.facts.clip_norm if private else None,
             "noise_multiplier": resolved.facts.noise_multiplier if private else None,
             "not_covered": not_covered(resolved, here=bool(self.federation.clients)),
+            "void": resolved.config.void,
         }
 
 

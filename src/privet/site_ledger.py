@@ -23,7 +23,7 @@ from privet.privacy.accountants import adaptive, headline
 from privet.privacy.events import AnyRelease, NoGuarantee
 from privet.privacy.filters import count_of, counted, kind_of
 from privet.privacy.ledger import Ledger
-from privet.privacy.statement import INSECURE, rounded_up
+from privet.privacy.statement import rounded_up
 from privet.protocol import RoundId
 from privet.resolve import Resolved
 from privet.sealing.base import SealingRefused
@@ -189,9 +189,9 @@ def _finite(value: float) -> float | None:
 
 
 def void(resolved: Resolved) -> list[NoGuarantee]:
-    """What a site charges beside a run whose noise follows from a number in a file: it hides nothing."""
-    seeded = resolved.config.insecure_test_seed is not None
-    return [NoGuarantee("noise of a test seed", INSECURE)] if seeded else []
+    """What a site charges beside a run that promises nothing, whatever noise it adds."""
+    reason = resolved.config.void
+    return [] if reason is None else [NoGuarantee("the whole run", reason)]
 
 
 def times(release: AnyRelease, count: int) -> AnyRelease:

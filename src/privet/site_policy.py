@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from privet.config import Config, Relation, Section, Unit
+from privet.config import SHARED_ARITHMETIC, Config, Relation, Section, Unit
 from privet.model_config import split_revision
 from privet.resolve import Resolved
 
@@ -108,9 +108,8 @@ def refusals(policy: SitePolicy, resolved: Resolved) -> list[Refusal]:
             assumed,
             f"{policy.colluders} or more",
         )
-    shared = config.privacy is not None and config.privacy.unit == "record" and not config.deterministic_units
     limit(
-        shared and policy.max_epsilon is not None,
+        config.void == SHARED_ARITHMETIC and policy.max_epsilon is not None,
         "arithmetic",
         "engine.deterministic_units",
         "false, so that a record moves the gradients of others",

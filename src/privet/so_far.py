@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from privet import checkpoint
+from privet.config import INSECURE
 from privet.errors import PrivetError
-from privet.privacy.statement import INSECURE, privacy_statement, without_guarantee
+from privet.privacy.ledger import Ledger
+from privet.privacy.statement import privacy_statement
 from privet.run_folder import RunFolder
 
 TERMS = "checkpoints/terms.json"
@@ -44,11 +46,9 @@ def statement_so_far(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, 
         return None
     if not ledger.releases:
         return None
-    terms = folder.read_json(TERMS) if (folder / TERMS).exists() else _terms(config)
+    terms = {**_terms(config), **(folder.read_json(TERMS) if (folder / TERMS).exists() else {})}
     survivors = [len(row["survivors"]) for row in rounds]
     statement = privacy_statement(ledger, fewest_survivors=min(survivors, default=None), **terms)
-    if config.get("insecure_test_seed") is not None:
-        statement = without_guarantee(statement)
     budget = ledger.budget_epsilon
     holds = f"its budget holds instead, epsilon = {budget:g}" if budget else "no epsilon this small holds"
     sentence = f"So far: {statement['guarantee']} The run has not ended; if it goes on it releases more."
@@ -61,28 +61,33 @@ def _terms(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the configuration says of them, for runs of versions that did not write them down."""
     privacy = config.get("privacy") or {}
     numbers = {name: privacy.get(name) for name in ("clip_norm", "noise_multiplier")}
-    return {"mechanism": "not written down yet", **numbers}
+    void = INSECURE if config.get("insecure_test_seed") is not None else None
+    return {"mechanism": "not written down yet", "void": void, **numbers}
+
+
+def events(ledger: Ledger, void: str | None) -> dict[str, Any]:
+    """``dp_event.json``: the ledger, and why nothing covers it if nothing does (`Config.void`)."""
+    return {**ledger.to_json(), **({"no_guarantee": void} if void else {})}
 
 
 @contextlib.contextmanager
-def events_left(folder: RunFolder, *, insecure: bool) -> Iterator[None]:
+def events_left(folder: RunFolder, void: str | None) -> Iterator[None]:
     """Writes ``dp_event.json`` of a run that is interrupted in it, for anybody to account what was released.
 
     Args:
         folder: The run's folder.
-        insecure: Whether the run has a test seed, so that nothing covers it.
+        void: Why nothing covers the run, if nothing does.
     """
     try:
         yield
     except KeyboardInterrupt:
-        _leave_events(folder, insecure)
+        _leave_events(folder, void)
         raise
 
 
-def _leave_events(folder: RunFolder, insecure: bool) -> None:
+def _leave_events(folder: RunFolder, void: str | None) -> None:
     with contextlib.suppress(PrivetError):
         ledger = checkpoint.read_ledger(folder)
         # One that is there still holds: it is withdrawn before anything more is charged.
         if ledger is not None and not (folder / "dp_event.json").exists():
-            void = {"no_guarantee": INSECURE} if insecure else {}
-            folder.write_json("dp_event.json", {**ledger.to_json(), **void})
+            folder.write_json("dp_event.json", events(ledger, void))

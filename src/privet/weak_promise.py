@@ -16,7 +16,7 @@ def weak_promises(config: Config, records: int, parties: int) -> list[str]:
         parties: Clients.
     """
     privacy = config.privacy
-    if privacy is None or config.insecure_test_seed is not None:
+    if privacy is None or config.void is not None:
         return []
     found = []
     units = records if privacy.unit == "record" else parties

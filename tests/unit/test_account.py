@@ -190,7 +190,7 @@ def test_a_runs_own_files_are_accounted_again(file: str, system: str, tmp_path: 
 
 def test_a_statement_of_a_test_seed_stays_none_when_it_is_accounted_again(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
-    statement = without_guarantee(json.loads((run / "privacy.json").read_text(encoding="utf-8")))
+    statement = without_guarantee(json.loads((run / "privacy.json").read_text(encoding="utf-8")), "a reason")
     (run / "privacy.json").write_text(json.dumps(statement), encoding="utf-8")
     assert account(run / "privacy.json")["headline"]["value"] is None
 

@@ -14,13 +14,12 @@ from support.toy_runs import adapter, gatherer, material
 
 import privet.cast
 import privet.runs
-from privet.config import Dropout, to_yaml
+from privet.config import SHARED_ARITHMETIC, Dropout, to_yaml
 from privet.errors import PrivetError
 from privet.federation import Federation
 from privet.not_covered import (
     DEALT_OUT,
     NEAR_DUPLICATES,
-    SHARED_ARITHMETIC,
 )
 from privet.privacy.events import AnyRelease
 from privet.privacy.ledger import reaccount
@@ -130,16 +129,18 @@ def test_a_run_with_a_test_seed_has_no_epsilon_in_any_file(
         ({"engine": {"deterministic_units": False}}, True),
         ({"privacy": {"unit": "client", "relation": "zero-out"}}, False),
         ({"system": {"kind": "dp_lora"}, "engine": {"deterministic_units": False}}, True),
-        ({"system": {"kind": "fedavg"}, "privacy": None}, False),
     ],
 )
-def test_the_statement_says_that_records_share_the_arithmetic_of_a_micro_batch(
+def test_where_records_share_the_arithmetic_of_a_micro_batch_there_is_no_epsilon(
     sections: dict[str, Any], named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sensitivity counts a record's own gradient, not what its company does to the last bits of others'."""
-    started(tmp_path, monkeypatch, **sections)
-    said = json.loads((tmp_path / "run" / "privacy.json").read_text())["not_covered"]
-    assert (SHARED_ARITHMETIC in said) == named
+    started(tmp_path, monkeypatch, insecure_test_seed=None, **sections)
+    statement = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    stored = json.loads((tmp_path / "run" / "dp_event.json").read_text())
+    assert (statement["epsilon"] == "none") == named
+    assert (statement.get("reason") == SHARED_ARITHMETIC) == named
+    assert ({row["epsilon"] == "none" for row in reaccount(stored)["observers"].values()}) == {named}
 
 
 @pytest.mark.parametrize("diagnostics", [True, False])

@@ -137,6 +137,6 @@ def test_a_run_of_an_older_version_lacks_its_mechanism_only(run: Path) -> None:
 
 def test_events_that_are_there_are_left_as_they_are(run: Path) -> None:
     (run / "dp_event.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(KeyboardInterrupt), events_left(RunFolder.open(run), insecure=False):
+    with pytest.raises(KeyboardInterrupt), events_left(RunFolder.open(run), None):
         raise KeyboardInterrupt
     assert (run / "dp_event.json").read_text(encoding="utf-8") == "{}"

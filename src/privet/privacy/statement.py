@@ -18,9 +18,6 @@ from privet.privacy.observers import Observer
 
 SCHEMA = "privet.privacy/1"
 
-INSECURE = "insecure_test_seed is set: all secrets follow from a number in the configuration"
-"""Why a run with test seeds promises nothing."""
-
 NOT_COVERED: tuple[str, ...] = (
     "Search over hyper-parameters, clip norms or models on the private data: every further run is another "
     "release.",
@@ -50,6 +47,7 @@ def privacy_statement(
     noise_multiplier: float | None,
     not_covered: Sequence[str] = (),
     fewest_survivors: int | None = None,
+    void: str | None = None,
 ) -> dict[str, Any]:
     """``privacy.json`` of a run.
 
@@ -61,6 +59,7 @@ def privacy_statement(
         noise_multiplier: sigma as configured or calibrated; ``None`` where nothing is noised.
         not_covered: What else this run's guarantee leaves out, beside ``NOT_COVERED``.
         fewest_survivors: Fewest contributions in any opened sum, for the diagnostic.
+        void: Why the run promises nothing whatever its ledger says (`Config.void`).
 
     Returns:
         A JSON value of schema ``privet.privacy/1``; docs/privacy-ledger.md describes its keys. ``epsilon`` is
@@ -76,7 +75,7 @@ def privacy_statement(
             name: value if math.isfinite(value) else "none"
             for name, value in ledger.diagnostic(fewest_survivors).items()
         }
-    return {
+    statement = {
         "schema": SCHEMA,
         "unit": ledger.unit,
         "relation": ledger.relation,
@@ -99,16 +98,17 @@ def privacy_statement(
         "diagnostic": diagnostic,
         "not_covered": [*NOT_COVERED, *not_covered],
     }
+    return statement if void is None else without_guarantee(statement, void)
 
 
-def without_guarantee(statement: dict[str, Any]) -> dict[str, Any]:
-    """The statement of a run with test seeds, which promises nothing whatever its ledger says."""
+def without_guarantee(statement: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The statement of a run that promises nothing whatever its ledger says."""
     kept = {name: value for name, value in statement.items() if name != "stages"}
     return {
         **kept,
         "epsilon": "none",
-        "reason": INSECURE,
-        "guarantee": f"none: {INSECURE}",
+        "reason": reason,
+        "guarantee": f"none: {reason}",
         "diagnostic": {**statement["diagnostic"], "epsilon": None},
     }
 

@@ -6,7 +6,7 @@ whole groups, so that sentences of one article do not count as independent. Diff
 by block on the same records.
 
 Seeds are few. With three, a set-up's error over seeds has two degrees of freedom, that of a difference between two and
-four: a 95 % interval then takes 4.3 to 2.8 standard errors, not two. :meth:`Estimate.interval` does.
+four, so a 95 % interval takes more than two standard errors, the more the larger their share: :meth:`Estimate.interval`.
 
 Set-ups share their test seeds, so their losses are correlated: one seed draws the same records and noise of the same
 shape. Between levels of `hedge` up to σ = 1.7 the correlation is +0.85 to +1.00 over three to five seeds, and pairs by
@@ -251,19 +251,20 @@ def without_noise(results: Mapping[tuple[str, float | None], Found], f: Found) -
     """The non-private run that ``f`` is held against: `hedge` with nominal noise and without a codec.
 
     It is of the same task, share of records, layers and, where one article is a client, clients. Pooled and public
-    records are held against the silos'. ``None`` where no such run stands.
+    records are held against the silos', public ones against whatever share of them. ``None`` where no such run stands.
     """
     wanted = "silos" if f.setup.silos in ("pooled", "public") else f.setup.silos
     for other in results.values():
         setup = other.setup
         plain = setup.raw["system"]["kind"] == "hedge" and "codec" not in setup.raw
-        if other.quiet and plain and setup.silos == wanted and _kind(setup) == _kind(f.setup):
+        share = f.setup.silos == "public" or setup.share == f.setup.share
+        if other.quiet and plain and share and setup.silos == wanted and _kind(setup) == _kind(f.setup):
             return other
     return None
 
 
 def _kind(setup: Setup) -> tuple[Any, ...]:
-    return setup.task, setup.share, setup.raw["lora"]["layers"], setup.raw["lora"].get("targets")
+    return setup.task, setup.raw["lora"]["layers"], setup.raw["lora"].get("targets")
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def draw(results: Results, folder: Path) -> None:
         "tradeoff": (
             [_curve, _silos, _codecs, _gains],
             (9.4, 8.6),
-            "SmolLM2-135M on four silos' sentiment records, 40 rounds of 128 expected records.\n"
+            "SmolLM2-135M on four silos' sentiment records, 40 rounds of 124 records on average.\n"
             f"ε {promises['sentiment']}.\n"
             "Bars: one standard error over seeds, of seeds and test records for gains; "
             "small dots: seeds.",

@@ -208,6 +208,9 @@ DOMAINS: tuple[Key, ...] = (
     ("public data alone, top 4 layers", 0.001),
     ("hedge, top 4 layers", 0.424),
     ("hedge, top 4 layers", 0.826),
+    ("public data alone, all layers", 0.001),
+    ("all layers, identity", 0.664),
+    ("all layers, identity", 1.98),
 )
 """Set-ups that are shown domain by domain: the controls beside hedge."""
 
@@ -233,6 +236,7 @@ REFERENCES: dict[str, dict[str, Key]] = {
         "zero-shot": ("zero-shot", None),
         "public data alone": ("public data alone", 0.001),
         "the same, top 4 layers": ("public data alone, top 4 layers", 0.001),
+        "the same, all layers": ("public data alone, all layers", 0.001),
         "hedge, ε = 8": ("hedge", 0.424),
         "hedge, ε = 1": ("hedge", 0.826),
         "hedge, ε = 0.15": ("hedge", 1.652),

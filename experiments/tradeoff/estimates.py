@@ -6,7 +6,7 @@ whole groups, so that sentences of one article do not count as independent. Diff
 by block on the same records.
 
 Seeds are few. With three, a set-up's error over seeds has two degrees of freedom, that of a difference between two and
-four, so a 95 % interval takes more than two standard errors, the more the larger their share: :meth:`Estimate.interval`.
+four, so a 95 % interval takes more than two standard errors, most where seeds are the larger part: `Estimate.interval`.
 
 Set-ups share their test seeds, so their losses are correlated: one seed draws the same records and noise of the same
 shape. Between levels of `hedge` up to σ = 1.7 the correlation is +0.85 to +1.00 over three to five seeds, and pairs by

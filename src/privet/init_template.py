@@ -47,6 +47,8 @@ READ_OFF = (
 _NOTES = {
     "schedule.sampling_rate": _PUBLIC,
     "privacy.target_epsilon": "`privet plan` shows what it costs in noise.",
+    "privacy.clip_norm": "A number that is many times the length of a gradient makes the noise as many times too "
+    "large; `public` finds it on public records.",
     "data.split.public": "Whatever is declared public is protected by nothing.",
 }
 _OTHER_DATA = """\

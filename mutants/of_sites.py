@@ -16,6 +16,7 @@ from mutants.tests_that_notice import (
     ONE_REVISION,
     OVER_POLICY,
     REPLAYED,
+    SAME_BATCH,
     STARTS,
     UNPACKED,
     UPLOADED,
@@ -48,15 +49,29 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "an answer begun as often as a server likes for one charge",
-        ("client.py", "        if starts != 1:", "        if not starts:"),
+        ("client.py", "        if starts != 1 or not batches:", "        if not starts:"),
         tests=(STARTS,),
+    ),
+    mutant(
+        "another batch at the start that costs nothing",
+        (
+            "client.py",
+            "RoundRandomness(self.keys, round_id, batches)",
+            "RoundRandomness(self.keys, round_id)",
+        ),
+        tests=(SAME_BATCH,),
+    ),
+    mutant(
+        "the batch of a charged answer drawn once for all",
+        ("client.py", 'batches = self.keys.draw("batches", round_id)', 'batches = b"b" * 32'),
+        tests=(SAME_BATCH,),
     ),
     mutant(
         "only the first start of an answer counted",
         (
             "client.py",
-            '        self.store.put(_CHARGED, mark + (starts + 1).to_bytes(8, "big"))',
-            '        if not starts:\n            self.store.put(_CHARGED, mark + (1).to_bytes(8, "big"))',
+            "        self.store.put(_CHARGED, mark + (starts + 1)",
+            "        if not starts:\n            self.store.put(_CHARGED, mark + (1)",
         ),
         tests=(STARTS,),
     ),

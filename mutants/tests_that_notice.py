@@ -56,6 +56,7 @@ STARTS = (
     "tests/unit/test_client.py::"
     "test_an_answer_that_is_begun_more_often_than_one_crash_explains_is_charged_each_time"
 )
+SAME_BATCH = "tests/unit/test_client.py::test_the_start_that_costs_nothing_has_the_batch_that_was_charged"
 ONE_NAME = SITES + "test_a_run_of_one_name_is_one_run"
 ONE_AGREEMENT = SITES + "test_a_server_that_tells_sites_of_different_runs_opens_nothing"
 FOREIGN_JOB = "tests/unit/test_flare_job.py::test_whatever_differs_from_it_is_refused"

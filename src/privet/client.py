@@ -135,10 +135,12 @@ class Client:
         if op == ROUND:
             # A question that is refused for itself touches no record: it costs nothing and tells nothing.
             self._take_state(round_id.number, body)
-            if self.guard is not None:
-                self._admit(self.guard, round_id, question)
+            batches = None if self.guard is None else self._admit(self.guard, round_id, question)
         try:
-            answer, size = self._contribute(round_id, question) if op == ROUND else self._open(round_id, body)
+            if op == ROUND:
+                answer, size = self._contribute(RoundRandomness(self.keys, round_id, batches), question)
+            else:
+                answer, size = self._open(round_id, body)
         except Exception:
             # An error tells something of the records: whoever asks again after one is charged again.
             self.store.put(_CHARGED, b"")
@@ -154,21 +156,27 @@ class Client:
         last = self.store.get(f"answered.{op}")
         return RoundId(*(int.from_bytes(last[i : i + 8], "big") for i in (0, 8))) if last else None
 
-    def _admit(self, guard: Guard, round_id: RoundId, question: bytes) -> None:
+    def _admit(self, guard: Guard, round_id: RoundId, question: bytes) -> bytes:
         """Have the site's limits charge an answer: once, and again if it is begun more often than one crash explains.
 
         An answer leaves only when it is on the disk, so a client that was killed after the charge and before that owes
-        the one answer that was charged, to that question, and begins it a second time for nothing. But each start draws
-        a batch and noise anew, and a server that can end the process could watch as many as it likes by the time that
-        they take. So every further start of the same answer is charged like another one. The number of starts is on
-        the disk before the start.
+        the one answer that was charged, to that question, and begins it a second time for nothing, with the same batch:
+        else a server that can end the process could choose between two by the time that they take. Every further start
+        of the same answer is charged like another one, with a batch of its own. The number of starts and the key of the
+        batch are on the disk before the start.
+
+        Returns:
+            What the answer's batches follow from.
         """
         mark = _numbers(round_id) + question
         kept = self.store.get(_CHARGED) or b""
-        starts = int.from_bytes(kept[len(mark) :], "big") if kept.startswith(mark) else 0
-        if starts != 1:
+        start = kept[len(mark) :] if kept.startswith(mark) else b""
+        starts, batches = int.from_bytes(start[:8], "big"), start[8:]
+        if starts != 1 or not batches:
             guard.admit(round_id)
-        self.store.put(_CHARGED, mark + (starts + 1).to_bytes(8, "big"))
+            batches = self.keys.draw("batches", round_id)
+        self.store.put(_CHARGED, mark + (starts + 1).to_bytes(8, "big") + batches)
+        return batches
 
     def _damaged(self, entry: str, error: wire.WireError) -> PrivetError:
         return PrivetError(
@@ -178,9 +186,9 @@ class Client:
             hint="start the run anew with --fresh or another --out; what was released stays released",
         )
 
-    def _contribute(self, round_id: RoundId, question: bytes) -> tuple[Body, int]:
+    def _contribute(self, randomness: RoundRandomness, question: bytes) -> tuple[Body, int]:
+        round_id = randomness.round
         system = self.aggregator.system.at(round_id.number)
-        randomness = RoundRandomness(self.keys, round_id)
         passing = Pass(round_id, randomness, self.weight)
         flat = self.aggregator.flat
         units = system.work.units(self.place, flat, randomness, passing)

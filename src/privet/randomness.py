@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from privet.keys import ClientKeys
+from privet.keys import ClientKeys, derive
 from privet.protocol import RoundId
 from privet.sampling import sample_units
 
@@ -16,10 +17,18 @@ class RoundRandomness:
 
     Noise and samples are drawn from keys that never come twice, also not after a crash. Rounding keys repeat within an
     attempt: rounding protects nobody, and a repeated round then rounds alike.
+
+    Attributes:
+        keys: The client's keys.
+        round: Round and attempt.
+        batches: 32 bytes that all batches of the attempt follow from, where its start may have to be made again; by
+            default each batch is drawn anew.
     """
 
     keys: ClientKeys
     round: RoundId
+    batches: bytes | None = None
+    _drawn: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     def noise(self, purpose: str) -> bytes:
         """32 bytes for one draw of noise."""
@@ -31,7 +40,8 @@ class RoundRandomness:
 
     def sample(self, units: Sequence[str], rate: float) -> list[int]:
         """Positions of the sampled units, ascending."""
-        return [int(i) for i in sample_units(units, rate, self.keys, self.round)]
+        key = None if self.batches is None else derive(self.batches, "batch", next(self._drawn))
+        return [int(i) for i in sample_units(units, rate, self.keys, self.round, key=key)]
 
     def order(self, scope: str) -> bytes:
         """32 bytes that order the batches of local training."""

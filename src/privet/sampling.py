@@ -56,7 +56,12 @@ def poisson_sample(n: int, rate: float, key: bytes) -> NDArray[np.int64]:
 
 
 def sample_units(
-    unit_ids: Sequence[str], rate: float, keys: ClientKeys, round_id: RoundId, scope: str = ""
+    unit_ids: Sequence[str],
+    rate: float,
+    keys: ClientKeys,
+    round_id: RoundId,
+    scope: str = "",
+    key: bytes | None = None,
 ) -> NDArray[np.int64]:
     """The batch of one round at one client.
 
@@ -70,6 +75,7 @@ def sample_units(
         keys: The client's keys.
         round_id: Round and attempt.
         scope: Which sample of the round, where there are several (local steps).
+        key: 32 bytes for this draw, from whoever keeps them; by default they are drawn here. Test seeds take no notice.
 
     Returns:
         int64 indices into ``unit_ids`` in ascending order.
@@ -81,7 +87,7 @@ def sample_units(
     if len(set(unit_ids)) != len(unit_ids):
         raise PrivetError("two privacy units have the same name", field="data", allowed="unique identifiers")
     if not keys.insecure:
-        return poisson_sample(len(unit_ids), rate, keys.draw(f"sampling/{scope}", round_id))
+        return poisson_sample(len(unit_ids), rate, key or keys.draw(f"sampling/{scope}", round_id))
     coins = b"".join(key[:8] for key in keys.unit_keys(f"sampling/{scope}", round_id, unit_ids))
     words = np.frombuffer(coins, dtype="<u8").astype(np.uint64)
     return np.flatnonzero(_below(words, _threshold(rate))).astype(np.int64)

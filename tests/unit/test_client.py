@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.toy import config, examples, federation, split
 
+from privet import sampling
 from privet.client import Client
 from privet.errors import PrivetError
+from privet.keys import ClientKeys, SecretStore
 from privet.mechanism import GaussianMechanism
 from privet.protocol import RoundId
 from privet.sealing.base import SealingRefused
@@ -209,6 +212,37 @@ def test_an_answer_that_is_begun_more_often_than_one_crash_explains_is_charged_e
     fails(client, Killed(), later)
     client.handle("round", later)
     assert account.charged[5:] == [RoundId(1)]
+
+
+def test_the_start_that_costs_nothing_has_the_batch_that_was_charged(
+    asked: tuple[Client, Body, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends a process when its batch takes long must not choose between two for one charge."""
+    client, question, _ = asked
+    client.guard, client.keys = Account(), ClientKeys.open(SecretStore(tmp_path))
+    starts: list[tuple[list[bytes], list[bytes]]] = []
+    poisson = sampling.poisson_sample
+
+    def sampled(n: int, rate: float, key: bytes) -> Any:
+        starts[-1][0].append(key)
+        return poisson(n, rate, key)
+
+    def killed(mechanism: GaussianMechanism, key: bytes) -> Any:
+        starts[-1][1].append(key)
+        raise Killed
+
+    monkeypatch.setattr(sampling, "poisson_sample", sampled)
+    monkeypatch.setattr(GaussianMechanism, "share", killed)
+    for _ in range(4):
+        starts.append(([], []))
+        with pytest.raises(Killed):
+            client.handle("round", question)
+    first, second, third, fourth = (batches for batches, _ in starts)
+    assert first
+    assert second == first
+    drawn = [*first, *third, *fourth, *(key for _, noise in starts for key in noise)]
+    assert len(drawn) == 3 * len(first) + 4
+    assert len(set(drawn)) == len(drawn), "a charge has batches of its own, a start noise of its own"
 
 
 def test_a_start_is_counted_on_the_disk_before_anything_is_drawn(

@@ -7,7 +7,7 @@ from mutants.tests_that_notice import (
     ADAPTIVE_RUNS,
     ADMITTED,
     ALTERED,
-    ASKED_FIRST,
+    ASKED,
     CUSTOM,
     DEAF,
     FOREIGN_JOB,
@@ -125,10 +125,10 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "the server does not ask whose message it is",
         (
             "engines/flare/guarded.py",
-            "        if not why:\n            return validate",
-            "        if True:\n            return validate",
+            "    FederatedServer._validate_auth_headers = only_admitted(FederatedServer._validate_auth_headers)\n",
+            "",
         ),
-        tests=(ASKED_FIRST,),
+        tests=(ASKED,),
     ),
     mutant(
         "messages in another's name taken in at the server",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shlex
 import shutil
 import stat
@@ -30,10 +31,11 @@ from nvflare.apis.utils.decomposers.flare_decomposers import register as registe
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey
 from nvflare.fuel.f3.cellnet.fqcn import FqcnInfo
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
+from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.sec.authz import Authorizer
 from nvflare.fuel.utils.admin_name_utils import new_admin_client_name
 from nvflare.fuel.utils.fobs import fobs, lobs
@@ -446,6 +448,27 @@ def test_files_are_uploaded_to_the_server_by_operators_alone(kit: Path) -> None:
     ask("another topic", "hosp-b")
     ask(TOPIC_STREAM_REQUEST, new_admin_client_name())
     assert taken == ["another topic", TOPIC_STREAM_REQUEST]
+
+
+def test_the_server_asks_whose_message_it_is_and_who_signed_a_job(
+    kit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it then lets through: `unit/test_flare_admitted.py`."""
+    monkeypatch.setattr(FederatedServer, "_validate_auth_headers", lambda self, message: None)
+    monkeypatch.setattr(
+        AppAuthzService, "authorize_app_info", staticmethod(lambda **asked: (True, "FLARE's own"))
+    )
+    guard_server()
+    server = object.__new__(FederatedServer)
+    server.logger = logging.getLogger("test")
+    headers = {MessageHeaderKey.ORIGIN: SITE, MessageHeaderKey.DESTINATION: "server"}
+    message = new_cell_message({**headers, MessageHeaderKey.MSG_TYPE: "reply"})
+    message.set_prop(MessagePropKey.ENDPOINT, Endpoint(SITE))
+    assert server._validate_auth_headers(message) is None
+    message.set_prop(MessagePropKey.ENDPOINT, Endpoint("hosp-b"))
+    assert server._validate_auth_headers(message) is not None
+    assert not AppAuthzService.authorize_app_info(app_info={}, submitter_role="")[0]
+    assert AppAuthzService.authorize_app_info(app_info={}, submitter_role="lead") == (True, "FLARE's own")
 
 
 def test_a_message_that_cannot_be_read_ends_no_job(kit: Path) -> None:

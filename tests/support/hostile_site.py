@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,18 @@ class Site:
     def stream(self, target: str, channel: str, topic: str, body: Any) -> str:
         """What came back to a message in pieces."""
         asked = new_cell_message({}, body)
-        return self._told(self.cell.send_request(channel, target, topic, asked, timeout=SECONDS))
+        return self._told(
+            self.cell.send_request(
+                channel=channel, topic=topic, target=target, request=asked, timeout=SECONDS
+            )
+        )
 
     def in_another(self, target: str, body: Any) -> str:
         """What came back to a message in pieces that lies inside another, under whatever name one likes."""
         encoded = Message({}, body)
         encode_payload(encoded, StreamHeaderKey.PAYLOAD_ENCODING, fobs_ctx=self.cell.get_fobs_context())
+        parts = encoded.payload if isinstance(encoded.payload, list) else [encoded.payload]
+        payload = b"".join(map(bytes, parts))
         headers = {
             StreamHeaderKey.PAYLOAD_ENCODING: encoded.get_header(StreamHeaderKey.PAYLOAD_ENCODING),
             StreamHeaderKey.CHANNEL: "aux_communication",
@@ -79,11 +86,11 @@ class Site:
             StreamHeaderKey.STREAM_ID: 7,
             StreamHeaderKey.SEQUENCE: 0,
             StreamHeaderKey.OFFSET: 0,
-            StreamHeaderKey.SIZE: len(bytes(encoded.payload)),
+            StreamHeaderKey.SIZE: len(payload),
             StreamHeaderKey.DATA_TYPE: 2,
             StreamHeaderKey.STREAM_REQ_ID: "evil",
         }
-        inner = {"headers": headers, "payload": bytes(encoded.payload)}
+        inner = {"headers": headers, "payload": payload}
         bulk = [{"target": target, "channel": "sm__STREAM", "topic": "sm__DATA", "message": inner}]
         outer = new_cell_message({MessageHeaderKey.SERVER_TRANSIT_REQUIRED: True}, bulk)
         heard = self._heard()
@@ -137,8 +144,15 @@ def main(kit: str, name: str, port: str, job: str, victim: str) -> None:
         "in another": site.in_another(at_job, question()),
     }
     print(json.dumps(answers), flush=True)
-    os._exit(0)  # FLARE's threads would stay
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    code = 1
+    try:
+        main(*sys.argv[1:])
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # FLARE's threads would stay

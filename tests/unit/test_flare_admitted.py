@@ -184,6 +184,7 @@ def test_the_server_asks_before_it_looks_at_a_token(monkeypatch: pytest.MonkeyPa
     good, bad = message(MINE, name=MINE, **BEAT), message(MINE, name=THEIRS, **BEAT)
     assert Server()._validate_auth_headers(good) is None
     refused = Server()._validate_auth_headers(bad)
+    assert refused is not None
     assert refused.get_header(MessageHeaderKey.RETURN_CODE) == "unauthenticated"
     assert looked == [good]
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 from mutants.mutant import Mutant, mutant
 from mutants.tests_that_notice import (
     ADAPTIVE_RUNS,
+    ADMITTED,
     ALTERED,
+    ASKED,
     CUSTOM,
     DEAF,
     FOREIGN_JOB,
+    NO_EVENT,
     NO_FILE_READ,
     NO_FILE_WRITTEN,
+    NO_OBJECT,
+    NO_TASK,
     ONE_AGREEMENT,
     ONE_NAME,
+    ONE_QUESTION,
     ONE_REVISION,
     OVER_POLICY,
     REPLAYED,
     SAME_BATCH,
+    SIGNED_JOB,
     STARTS,
     UNPACKED,
     UPLOADED,
@@ -128,5 +135,79 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "FLARE's network agent answers requests at a site",
         ("engines/flare/guarded.py", "    NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)\n", ""),
         tests=(DEAF,),
+    ),
+    mutant(
+        "the server does not ask whose message it is",
+        (
+            "engines/flare/guarded.py",
+            "    FederatedServer._validate_auth_headers = only_admitted(FederatedServer._validate_auth_headers)\n",
+            "",
+        ),
+        tests=(ASKED,),
+    ),
+    mutant(
+        "messages in another's name taken in at the server",
+        (
+            "engines/flare/admitted.py",
+            "if not _within(facts.get(MessageHeaderKey.ORIGIN), sender):",
+            "if False:",
+        ),
+        tests=(ADMITTED,),
+    ),
+    mutant(
+        "messages with another's token taken in at the server",
+        ("engines/flare/admitted.py", "name is not None and name != FQCN.get_root(sender)", "False"),
+        tests=(ADMITTED,),
+    ),
+    mutant(
+        "sites' messages for each other passed on",
+        (
+            "engines/flare/admitted.py",
+            "if not _within(facts.get(MessageHeaderKey.DESTINATION), FQCN.ROOT_SERVER):",
+            "if False:",
+        ),
+        tests=(ADMITTED,),
+    ),
+    mutant(
+        "messages of any kind taken in at the server",
+        (
+            "engines/flare/admitted.py",
+            '    return f"no such request here: {str((channel, topic))[:80]}"',
+            '    return ""',
+        ),
+        tests=(ADMITTED,),
+    ),
+    mutant(
+        "events fired at a message's word",
+        ("engines/flare/guarded.py", "    FedEventRunner._receive = no_such_topic\n", ""),
+        tests=(NO_EVENT,),
+    ),
+    mutant(
+        "questions answered that a job at a site did not fetch",
+        ("engines/flare/site.py", "    ClientRunner._handle_do_task = no_such_topic\n", ""),
+        tests=(NO_TASK,),
+    ),
+    mutant(
+        "arrays and ciphertexts made of what a message holds",
+        ("engines/flare/guarded.py", "            if kind not in READ:", "            if False:"),
+        tests=(NO_OBJECT,),
+    ),
+    mutant(
+        "a job that another site signed runs at a site",
+        (
+            "engines/flare/site.py",
+            "staticmethod(signed_by_an_operator(authorize_app_info))",
+            "staticmethod(authorize_app_info)",
+        ),
+        tests=(SIGNED_JOB,),
+    ),
+    mutant(
+        "two questions at a time on a worker's pipes",
+        (
+            "engines/worker.py",
+            "        with self._one_question:\n            return",
+            "        if True:\n            return",
+        ),
+        tests=(ONE_QUESTION,),
     ),
 )

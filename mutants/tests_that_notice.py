@@ -65,6 +65,14 @@ CUSTOM = "tests/integration/test_flare_site.py::test_no_folder_of_a_job_is_where
 NO_FILE_READ = "tests/integration/test_flare_site.py::test_a_message_reads_no_file"
 UPLOADED = "tests/integration/test_flare_site.py::test_files_are_uploaded_to_the_server_by_operators_alone"
 NO_FILE_WRITTEN = "tests/integration/test_flare_site.py::test_a_message_writes_no_file"
+ADMITTED = "tests/unit/test_flare_admitted.py::test_whatever_else_a_site_sends_is_refused"
+FLARE_SITE = "tests/integration/test_flare_site.py::"
+ASKED = FLARE_SITE + "test_the_server_asks_whose_message_it_is_and_who_signed_a_job"
+NO_EVENT = FLARE_SITE + "test_a_message_fires_no_event"
+NO_TASK = FLARE_SITE + "test_a_job_at_a_site_answers_no_question_that_it_did_not_fetch"
+NO_OBJECT = FLARE_SITE + "test_a_message_holds_nothing_that_ours_do_not"
+SIGNED_JOB = FLARE_SITE + "test_a_job_that_no_operator_signed_is_refused"
+ONE_QUESTION = "tests/unit/test_worker.py::test_questions_are_asked_one_at_a_time"
 ADAPTIVE_RUNS = (
     "tests/unit/test_site_policy.py::test_runs_that_may_follow_from_each_other_are_added_up_as_such"
 )

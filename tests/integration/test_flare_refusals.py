@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import ssl
@@ -248,6 +249,43 @@ def test_a_server_that_turned_against_a_site_reads_runs_and_deletes_nothing(cons
     assert home.ledger.runs().keys() == before | {"turned"}
     assert not list(consortium.site_kit("hosp-b").rglob("custom"))
     assert "hosp-b" in consortium.server.status("turned")["in"], "the site is as well as before"
+
+
+def test_a_site_has_nothing_of_anothers_and_ends_nothing_at_the_server(consortium: Consortium) -> None:
+    """FLARE by itself gives it all tokens, hands its messages on as another's, and stops beginning jobs at its word."""
+    rounds = consortium.config(
+        schedule={"rounds": 400, "min_survivors": 3, "round_attempts": 2}, engine={"site_timeout": 20}
+    )
+    consortium.submit("watched", rounds)
+    until("a round", lambda: consortium.round_of("watched") >= 1)
+    consortium.pace(0.5)
+    (job,) = consortium.server.orders("watched")["jobs"]
+    script = Path(__file__).parent.parent / "support" / "hostile_site.py"
+    words = [consortium.site_kit("hosp-d"), "hosp-d", consortium.project.port, job, "hosp-a"]
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert answers.pop("its own").startswith("ok"), "it is connected, and says what a job at a site says"
+    assert answers.pop("in another") == "nothing"
+    assert all(answer.startswith("timeout") for answer in answers.values()), answers
+    said = (consortium.base / "server.out").read_text(encoding="utf-8")
+    lines = [line for line in said.splitlines() if "refused a message of hosp-d.evil" in line]
+    for why in ("get_clients", "'aux_communication', 'fed.event'", "'hci_channel'", "for another site"):
+        assert any(why in line for line in lines), why
+    assert any("to be passed on as the server's" in line for line in lines)
+    assert "__do_task__" not in consortium.site_log("hosp-a")
+    since = consortium.round_of("watched")
+    until("another round", lambda: consortium.round_of("watched") > since)
+    consortium.operator().stop("watched")
+    consortium.pace(0)
+    until("the end of its server job", lambda: not consortium.processes("server", "runner_process"))
+    assert finish(consortium, "after") == "finished", "the server begins jobs as before"
 
 
 def test_a_reading_that_no_site_approved_is_refused(consortium: Consortium) -> None:

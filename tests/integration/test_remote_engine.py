@@ -96,7 +96,7 @@ def test_an_answer_under_another_key_or_for_another_round_drops_its_site_out(net
     network.meddle = meddle
     assert network.go() == "stopped"
     log = (network.server.run_folder("run") / "log.txt").read_text(encoding="utf-8")
-    assert "'site': 'hosp-b', 'op': 'round', 'reason': 'malformed: bad-signature'" in log
+    assert "'site': 'hosp-b', 'op': 'round', 'reason': 'malformed: bad-signature'}" in log, "found here"
     assert "'site': 'hosp-a', 'op': 'round', 'reason': 'malformed: wrong-round'" in log
 
 
@@ -225,7 +225,7 @@ def test_a_reading_that_was_not_approved_is_refused_before_the_file_is_opened(ne
     assert network.go(data={"template": words}) == "failed"
     assert set(network.server.status("run")["out"].values()) == {"refused: policy-reading"}
     log = (network.server.run_folder("run") / "log.txt").read_text(encoding="utf-8")
-    assert log.count("'op': 'join', 'reason': 'refused: policy-reading'") == 3
+    assert log.count("'op': 'join', 'reason': 'refused: policy-reading', 'by': 'the network, unsigned'") == 3
     assert (
         sum("how the run reads records was not approved at this site" in line for line in network.logs) == 3
     )

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,6 +141,54 @@ def test_a_worker_whose_engine_is_gone_leaves_no_number(folder: Path, start: Sta
     process.stdin.close()
     assert process.wait(60) == 0
     assert lock_of(folder).read_text() == ""
+
+
+def test_questions_are_asked_one_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two on the same pipes would have each other's answers, and the end of one would end the watch over the other."""
+    asked: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Process:
+        stdin = stdout = io.BytesIO()
+        killed = False
+
+        def poll(self) -> int | None:
+            return None
+
+        def kill(self) -> None:
+            self.killed = True
+
+    process = Process()
+
+    def write(pipe: object, op: str, question: bytes) -> None:
+        asked.append(op)
+
+    def read(pipe: object) -> tuple[int, bytes]:
+        if asked == ["first"]:
+            begun.set()
+            go_on.wait(10)
+        return worker.ANSWERED, asked[-1].encode()
+
+    monkeypatch.setattr(worker, "write_question", write)
+    monkeypatch.setattr(worker, "read_answer", read)
+    both = worker.Worker(tmp_path, "run", "hosp-a")
+    monkeypatch.setattr(both, "start", lambda: process)
+    answers: dict[str, bytes] = {}
+
+    def ask(op: str) -> None:
+        answers[op] = both.ask(op, b"")
+
+    threads = [threading.Thread(target=ask, args=(op,)) for op in ("first", "second")]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    threads[1].join(0.3)
+    assert asked == ["first"]
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert answers == {"first": b"first", "second": b"second"}
+    assert not process.killed
 
 
 def test_what_no_question_can_be_is_not_read() -> None:

@@ -75,7 +75,8 @@ class RemoteEngine:
         timeout: Seconds after which a site that has not answered counts as dropped out.
         join_timeout: Seconds that a site may take to load its model and data.
         on_answer: See `privet.engines.base.Engine`.
-        on_failure: Told of each party that did not answer an operation, and why.
+        on_failure: Told of each party that did not answer an operation, why, and whether the network says so: such a
+            reason is under nobody's signature.
         bytes_up: Bytes from sites to the server so far.
         bytes_down: Bytes from the server to sites so far.
     """
@@ -90,7 +91,7 @@ class RemoteEngine:
     timeout: float
     join_timeout: float
     on_answer: Callable[[str, int, int], None] | None = None
-    on_failure: Callable[[str, int, str], None] = lambda op, party, reason: None
+    on_failure: Callable[[str, int, str, bool], None] = lambda op, party, reason, unsigned: None
     bytes_up: int = 0
     bytes_down: int = 0
     _outside: dict[int, str] = field(default_factory=dict)
@@ -190,7 +191,7 @@ class RemoteEngine:
             if party not in ok:
                 failed.setdefault(party, NO_ANSWER)
         for party, reason in sorted(failed.items()):
-            self.on_failure(op, party, reason)
+            self.on_failure(op, party, reason, party in delivery.failures)
         return ok, dict(sorted(failed.items()))
 
     def _open(self, party: int, due: RoundId, op: str, answer: bytes, message: Message) -> Body:

@@ -29,6 +29,8 @@ from privet.store import FolderStore
 RUNNING, CONTINUES, INTERRUPTED = "running", "continues", "interrupted"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 OVER = frozenset({FINISHED, STOPPED, FAILED})
+UNSIGNED = "the network, unsigned"
+"""Who says why a site did not answer: what answers an operation is signed by the site, what refuses one is not."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,9 @@ class AtSites:
         server = blueprint.server(store, save, observe)
         self.home.tell(self.name, {"rounds": server.rounds})
 
-        def failed(op: str, party: int, reason: str) -> None:
-            observe("dropped", {"site": self.roster.members[party].name, "op": op, "reason": reason})
+        def failed(op: str, party: int, reason: str, unsigned: bool) -> None:
+            facts = {"site": self.roster.members[party].name, "op": op, "reason": reason}
+            observe("dropped", {**facts, "by": UNSIGNED} if unsigned else facts)
 
         engine = RemoteEngine(
             transport=self.transport,

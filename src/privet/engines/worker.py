@@ -66,6 +66,7 @@ class Worker:
     def __init__(self, kit: Path, run: str, name: str) -> None:
         self._command = [sys.executable, "-m", MODULE, str(kit), run, name]
         self._process: subprocess.Popen[bytes] | None = None
+        self._one_question = threading.Lock()
 
     @property
     def pid(self) -> int | None:
@@ -81,7 +82,7 @@ class Worker:
         return self._process
 
     def ask(self, op: str, question: bytes, given_up: Callable[[], bool] = lambda: False) -> bytes:
-        """The answer to one question; starts the process if there is none.
+        """The answer to one question; starts the process if there is none, and waits while it is asked another.
 
         Args:
             op: Operation.
@@ -92,12 +93,14 @@ class Worker:
             WorkerGone: if the process ended, or was ended, without an answer.
             WorkerRefused: if it gave a reason instead.
         """
-        process = self.start()
+        with self._one_question:
+            return self._ask(op, question, given_up)
+
+    def _ask(self, op: str, question: bytes, given_up: Callable[[], bool]) -> bytes:
+        process, over = self.start(), threading.Event()
         assert process.stdin is not None
         assert process.stdout is not None
-        watch = threading.Thread(target=self._watch, args=(process, given_up), daemon=True)
-        self._asking = True
-        watch.start()
+        threading.Thread(target=_watch, args=(process, given_up, over), daemon=True).start()
         try:
             write_question(process.stdin, op, question)
             status, answer = read_answer(process.stdout)
@@ -105,16 +108,10 @@ class Worker:
             self.close()
             raise WorkerGone from None
         finally:
-            self._asking = False
+            over.set()
         if status != ANSWERED:
             raise WorkerRefused(answer.decode("ascii", "replace"))
         return answer
-
-    def _watch(self, process: subprocess.Popen[bytes], given_up: Callable[[], bool]) -> None:
-        while self._asking and process.poll() is None:
-            if given_up():
-                process.kill()
-            time.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
         """End the process."""
@@ -125,6 +122,14 @@ class Worker:
                 if pipe is not None:
                     pipe.close()
         self._process = None
+
+
+def _watch(process: subprocess.Popen[bytes], given_up: Callable[[], bool], over: threading.Event) -> None:
+    """End a process when its question is given up."""
+    while process.poll() is None and not over.is_set():
+        if given_up():
+            process.kill()
+        over.wait(_POLL_SECONDS)
 
 
 def write_question(pipe: IO[bytes], op: str, question: bytes) -> None:

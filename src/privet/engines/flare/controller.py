@@ -120,7 +120,7 @@ class FlareTransport:
             reply = result.get(RAW)
             if result.get_return_code() == ReturnCode.OK and isinstance(reply, bytes):
                 answers[party] = reply
-            else:
+            else:  # under no signature of the site's: the run's log says so beside it
                 failures[party] = str(result.get(WHY, "no answer"))
             answered()
 

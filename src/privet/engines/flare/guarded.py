@@ -4,8 +4,10 @@ A message may say that a value of it is a file: whoever passes that value on, as
 opens the path and sends what is in it, and whoever takes in a message with a file in it writes one under a name that
 the sender chose. So a server read a site's records and keys with one message, and so did any site, through the server,
 those of another, and the server's. A message may also name an address, which the receiver then connects to, or ask
-FLARE's network agent about the process, or to end it; a message that cannot be read ends a server's job. At the server
-anybody may upload files, before a login. None of this is needed but the operator's uploads: our messages are bytes.
+FLARE's network agent about the process, or to end it; a message that cannot be read ends a server's job. One fires any
+event in any process, as that FLARE ends, and anything may be in one that some decomposer of FLARE's takes: arrays,
+ciphertexts for SEAL. At the server anybody may upload files, before a login, and send what is another's
+(`privet.engines.flare.admitted`). None of this is needed but the operator's uploads: our messages are bytes.
 
 Run as ``python -m privet.engines.flare.guarded MODULE ARGUMENTS``, where MODULE is FLARE's and the arguments its own.
 """
@@ -21,17 +23,43 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import make_reply
 from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
-from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey
 from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
+from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
 from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
-from nvflare.fuel.utils.fobs import lobs
+from nvflare.fuel.utils.fobs import fobs, lobs
 from nvflare.fuel.utils.fobs.datum import DatumManager, DatumType
 from nvflare.private.stream_runner import TOPIC_STREAM_ABORT, TOPIC_STREAM_REQUEST
+from nvflare.widgets.fed_event import FedEventRunner
+
+from privet.engines.flare.admitted import fault
 
 _STREAMS = (TOPIC_STREAM_REQUEST, TOPIC_STREAM_ABORT)
+OPERATORS_ROLE = "lead"
+"""As `privet.deploy.project` has it written into the operator's certificate, and into no site's."""
+
 _CARRIED = (DatumType.TEXT, DatumType.BLOB)
+_DECOMPOSERS = "nvflare.fuel.utils.fobs.decomposer"
+_CORE = "nvflare.fuel.utils.fobs.decomposers.core_decomposers"
+READ = frozenset(
+    {
+        ("nvflare.apis.shareable.Shareable", f"{_DECOMPOSERS}.DictDecomposer"),
+        (
+            "nvflare.apis.fl_context.FLContext",
+            "nvflare.apis.utils.decomposers.flare_decomposers.ContextDecomposer",
+        ),
+        ("nvflare.apis.job_def.JobMetaKey", f"{_DECOMPOSERS}.EnumTypeDecomposer"),
+        ("nvflare.apis.client.Client", f"{_DECOMPOSERS}.DataClassDecomposer"),
+        ("nvflare.private.admin_defs.Message", f"{_DECOMPOSERS}.DataClassDecomposer"),
+        ("nvflare.fuel.utils.fobs.datum.DatumRef", f"{_DECOMPOSERS}.DataClassDecomposer"),
+        ("tuple", f"{_CORE}.TupleDecomposer"),
+        ("set", f"{_CORE}.SetDecomposer"),
+        ("collections.OrderedDict", f"{_CORE}.OrderedDictDecomposer"),
+    }
+)
+"""What may be in a message besides text, bytes, numbers, lists and dictionaries, and what class of FLARE's makes it."""
 
 
 def guard() -> None:
@@ -43,19 +71,80 @@ def guard() -> None:
     CoreCell._add_adhoc_connector = _connect_nowhere
     NetAgent.__init__ = _listening_to_nobody(NetAgent.__init__)
     cell._is_server_job_cell = _goes_on
+    fobs.Packer.unpack = _making_what_is_known(fobs.Packer.unpack)
+    FedEventRunner._receive = no_such_topic
 
 
 def guard_server() -> None:
     """The same, and what only the server does."""
+    from nvflare.private.fed.server.fed_server import FederatedServer
     from nvflare.private.fed.server.server_engine import ServerEngine
+    from nvflare.private.fed.utils.app_authz import AppAuthzService
 
     guard()
     ServerEngine._handle_aux_message = _uploading_for_operators(ServerEngine._handle_aux_message)
+    FederatedServer._validate_auth_headers = only_admitted(FederatedServer._validate_auth_headers)
+    AppAuthzService.authorize_app_info = staticmethod(
+        signed_by_an_operator(AppAuthzService.authorize_app_info)
+    )
 
 
 def _goes_on(info: Any) -> bool:
     """Whether a message that cannot be read is a reason to end this process."""
     return False
+
+
+def no_such_topic(self: Any, topic: str, request: Any, fl_ctx: Any) -> Any:
+    """FLARE's way to answer a message that nobody answers."""
+    return make_reply(ReturnCode.TOPIC_UNKNOWN)
+
+
+def only_admitted(validate: Callable[..., Any]) -> Callable[..., Any]:
+    """FLARE's look at the token of a message that comes to the server, or through it, for those that may come.
+
+    Args:
+        validate: FLARE's own, which gives a reply if it is not content.
+    """
+
+    def check(self: Any, message: Any) -> Any:
+        why = fault(message)
+        if not why:
+            return validate(self, message)
+        sender = getattr(message.get_prop(MessagePropKey.ENDPOINT), "name", None)
+        self.logger.warning(f"refused a message of {sender}: {why}")
+        return make_cell_reply(CellReturnCode.UNAUTHENTICATED, why)
+
+    return check
+
+
+def signed_by_an_operator(authorize: Callable[..., tuple[bool, str]]) -> Callable[..., tuple[bool, str]]:
+    """FLARE's or our way to say whether a job may be here, for jobs that an operator's certificate signed.
+
+    FLARE takes the role out of the certificate beside the signature, and refuses jobs without one before it asks.
+
+    Args:
+        authorize: What is asked about those.
+    """
+
+    def authorized(**asked: Any) -> tuple[bool, str]:
+        if asked.get("submitter_role") != OPERATORS_ROLE:
+            return False, "a job is signed by an operator"
+        return authorize(**asked)
+
+    return authorized
+
+
+def _making_what_is_known(unpack: Callable[..., Any]) -> Callable[..., Any]:
+    """FLARE's way to make an object of what a message says that it is made of, for `READ` alone."""
+
+    def make(self: Any, value: Any) -> Any:
+        if type(value) is dict and fobs.FOBS_TYPE in value:
+            kind = (value[fobs.FOBS_TYPE], value.get(fobs.FOBS_DECOMPOSER))
+            if kind not in READ:
+                raise ValueError(f"no message holds such an object: {str(kind)[:160]}")
+        return unpack(self, value)
+
+    return make
 
 
 def _uploading_for_operators(handle: Callable[..., Any]) -> Callable[..., Any]:

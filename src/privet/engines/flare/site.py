@@ -6,12 +6,14 @@ folder that a job's id names before it looks at what came, be that job just abou
 its sites could so read their files, run its own code there, and make them forget what was spent of their budget. Hence:
 
 - what any process of FLARE does at a message's word is undone (`privet.engines.flare.guarded`);
+- a job's process fetches its questions, and answers none that somebody sends it;
 - a site's main process answers `REQUESTS` and no others;
 - a job's id is one as FLARE makes them, so it is the name of no folder in the kit;
 - a job is one that `privet submit` writes (`privet.engines.flare.job`), so no code comes with it: its list of contents
   is read before anything is unpacked, and its folder is filled once and looked at again when the job begins;
 - jobs are unpacked and begun one at a time, and Python looks for modules in no folder of theirs;
-- nobody has more rights than the kit's own file gives, whatever role he is said to have.
+- nobody has more rights than the kit's own file gives, whatever role he is said to have, and a job is one that an
+  operator's certificate signed: to FLARE any certificate of the project is as good.
 
 Run as ``python -m privet.engines.flare.site MODULE ARGUMENTS``, where MODULE is FLARE's and the arguments are its own.
 """
@@ -32,11 +34,12 @@ from nvflare.fuel.sec.authz import Authorizer
 from nvflare.private.admin_defs import Message, error_reply
 from nvflare.private.defs import RequestHeader
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+from nvflare.private.fed.client.client_runner import ClientRunner
 from nvflare.private.fed.client.scheduler_cmds import StartJobProcessor
 from nvflare.private.fed.client.training_cmds import DeployProcessor
 from nvflare.private.fed.utils.app_authz import AppAuthzService
 
-from privet.engines.flare.guarded import become, guard
+from privet.engines.flare.guarded import become, guard, no_such_topic, signed_by_an_operator
 from privet.engines.flare.job import fault, packed_fault
 
 REQUESTS = frozenset(
@@ -90,7 +93,8 @@ def narrow(kit: Path) -> None:
     Workspace.get_app_custom_dir = lambda self, job_id: ""
     Workspace._check_job_id = staticmethod(check_job_id)
     AppAuthzService.validate_app = staticmethod(validate_app)
-    AppAuthzService.authorize_app_info = staticmethod(authorize_app_info)
+    AppAuthzService.authorize_app_info = staticmethod(signed_by_an_operator(authorize_app_info))
+    ClientRunner._handle_do_task = no_such_topic
     Authorizer.authorize = authorize
 
 

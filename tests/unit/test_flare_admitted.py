@@ -16,7 +16,7 @@ from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.sfm.conn_manager import ConnManager, Mode
-from nvflare.fuel.utils.admin_name_utils import new_admin_client_name
+from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 from nvflare.private.fed.server.fed_server import FederatedServer
 
 from privet.engines.flare.admitted import fault
@@ -24,7 +24,8 @@ from privet.engines.flare.guarded import only_admitted
 
 MINE, THEIRS, SERVER = "hosp-a", "hosp-b", "server"
 JOB = "11111111-1111-4111-8111-111111111111"
-OPERATOR = new_admin_client_name()
+OPERATOR = "_admin_7414cd56-8194-4ea0-89b8-fdbc6f622968"
+"""As FLARE makes them; the same in all processes that collect these tests."""
 
 
 def message(sender: str | None, **facts: Any) -> Message:
@@ -86,6 +87,10 @@ def test_what_a_job_at_a_site_sends_is_let_through_also_by_way_of_its_site(facts
 @pytest.mark.parametrize("facts", OPERATOR_SENDS)
 def test_what_an_operator_sends_is_let_through(facts: dict[str, Any]) -> None:
     assert fault(message(OPERATOR, name="operator@privet.local", **facts)) == ""
+
+
+def test_the_operators_name_is_one_as_flare_makes_them() -> None:
+    assert is_valid_admin_client_name(OPERATOR)
 
 
 def test_whatever_the_server_s_own_processes_send_is_let_through() -> None:

@@ -101,7 +101,7 @@ def test_the_records_behind_updates_are_drawn() -> None:
     """As they come they are sorted by label: the first of each client would all be of one."""
 
     def some(name: str) -> list[Record]:
-        return [Record(f"{name}/{i}", "a", "b", label=i // 50) for i in range(100)]
+        return [Record(f"{name}/{i}", "a", "b", label=i // 50, own_id=True) for i in range(100)]
 
     silos = [Silo(name, some(name)) for name in "abcd"]
     data = Dataset(silos, {}, True, {}, some("public"), DataReport("here", 500))

@@ -205,7 +205,7 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "a site lets others' records move its own sums",
-        ("site_policy.py", "shared and policy.max_epsilon is not None", "False"),
+        ("site_policy.py", "config.void == SHARED_ARITHMETIC and policy.max_epsilon is not None", "False"),
         tests=(SITE + "test_what_a_policy_does_not_allow_is_named",),
     ),
     # --- accounting

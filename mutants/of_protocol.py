@@ -191,7 +191,7 @@ PROTOCOL_MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "the same at a site",
-        ("site_ledger.py", "        if planned is not None:\n", "        if False:\n"),
+        ("site_ledger.py", "if planned is None or several else", "if True else"),
         tests=(SITE + "test_a_site_does_not_lend_what_one_stage_is_planned_to_another",),
     ),
     mutant(

@@ -104,7 +104,7 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
     ),
     mutant(
         "runs that follow from each other added up as if fixed before",
-        ("site_ledger.py", "        if _several(runs):\n", "        if False:\n"),
+        ("site_ledger.py", "        if several:\n", "        if False:\n"),
         tests=(ADAPTIVE_RUNS,),
     ),
     mutant(

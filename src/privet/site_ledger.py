@@ -91,18 +91,17 @@ class SiteLedger:
         """
         seen: list[AnyRelease] = []
         runs = self.runs() if runs is None else runs
+        several = sum(bool(ledger.releases) for ledger in runs.values()) > 1
         for ledger in runs.values():
             if ledger.releases and (ledger.unit, ledger.relation) != (self.policy.unit, self.policy.relation):
                 return float("inf")
-            seen += ledger.trust.seen_by(ledger.trust.worst, ledger.releases)
+            releases = ledger.releases if planned is None or several else counted(ledger.releases, planned)
+            seen += ledger.trust.seen_by(ledger.trust.worst, releases)
         if any(isinstance(each, NoGuarantee) for each in seen):
             return float("inf")
         policy = self.policy
-        if _several(runs):
+        if several:
             return adaptive(seen, policy.delta, policy.relation, policy.max_epsilon or UNLIMITED)
-        if planned is not None:
-            (ledger,) = (ledger for ledger in runs.values() if ledger.releases)
-            seen = ledger.trust.seen_by(ledger.trust.worst, counted(ledger.releases, planned))
         return headline(seen, policy.delta, policy.relation) if seen else 0.0
 
     def open(self, run: str, resolved: Resolved) -> RunAccount:

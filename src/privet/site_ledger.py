@@ -91,7 +91,7 @@ class SiteLedger:
         """
         seen: list[AnyRelease] = []
         runs = self.runs() if runs is None else runs
-        several = sum(bool(ledger.releases) for ledger in runs.values()) > 1
+        several = _several(runs)
         for ledger in runs.values():
             if ledger.releases and (ledger.unit, ledger.relation) != (self.policy.unit, self.policy.relation):
                 return float("inf")

@@ -26,6 +26,7 @@ from experiments.tradeoff.estimates import (
     without_noise,
 )
 from experiments.tradeoff.run import RESULTS, count, open_results, read_study
+from experiments.tradeoff.setups import grid_rows
 
 Results = Mapping[tuple[str, float | None], Found]
 Key = tuple[str, float | None]
@@ -268,6 +269,34 @@ def differences(results: Results, task: str) -> Iterator[str]:
             yield _line([f.setup.name, *cells])
 
 
+def searches(results: Results, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a choice by validation leaves open: luck of the seed that was searched, and how far apart rates are.
+
+    Losses on public records of the best and the second-best rate, in nats, mean over a search's seeds.
+    """
+    ranks, gaps = list[int](), list[float]()
+    for f in results.values():
+        losses: dict[float, list[float]] = {}
+        for row in grid_rows(rows, f.setup):
+            losses.setdefault(row["rate"], []).append(row["validation"]["nll"])
+        if not losses:
+            continue
+        best, second, *_ = sorted(float(np.mean(of_rate)) for of_rate in losses.values())
+        gaps.append(second - best)
+        if len(f.rows) == 3 and all(len(each) == 1 for each in losses.values()) and not f.setup.trains_anew:
+            own = next(row["test"]["nll"] for row in f.rows if row["seed"] == f.setup.search_seeds[0])
+            ranks.append(int((f.nll < own).sum()))
+    low, middle, high = np.quantile(gaps, [0.1, 0.5, 0.9])
+    yield (
+        f"Of {len(ranks)} set-ups with three seeds and one seed of search that seed has the lowest test loss in "
+        f"{ranks.count(0)}, the highest in {ranks.count(2)}."
+    )
+    yield (
+        f"Best and second-best rate of {len(gaps)} searches: {low:.4f} to {high:.4f} apart on public records (tenths), "
+        f"median {middle:.4f}."
+    )
+
+
 def shown(value: Estimate, *, signed: bool = False, digits: int = 3) -> str:
     """A number with its standard error, which is "–" where it is unknown."""
     number = f"{value.value:{'+' if signed else ''}.{digits}f}"
@@ -309,6 +338,7 @@ def page(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     for name in ("hedge", "hedge, top 4 layers"):
         lines += ["", f"## Shared and local noise: {name}", "", *against_local(results, name)]
     lines += ["", "## NLL by domain", "", "± over seeds alone.", "", *domains(results)]
+    lines += ["", "## Searches", "", *searches(results, rows)]
     for task in study["tasks"]:
         lines += ["", f"## Differences of NLL: {task}", "", *differences(results, task)]
     return "\n".join(lines) + "\n"

@@ -62,16 +62,18 @@ ONE_AGREEMENT = SITES + "test_a_server_that_tells_sites_of_different_runs_opens_
 FOREIGN_JOB = "tests/unit/test_flare_job.py::test_whatever_differs_from_it_is_refused"
 UNPACKED = "tests/integration/test_flare_site.py::test_a_job_with_code_is_refused_before_anything_is_unpacked"
 CUSTOM = "tests/integration/test_flare_site.py::test_no_folder_of_a_job_is_where_python_looks_for_modules"
-NO_FILE_READ = "tests/integration/test_flare_site.py::test_a_message_reads_no_file"
-UPLOADED = "tests/integration/test_flare_site.py::test_files_are_uploaded_to_the_server_by_operators_alone"
-NO_FILE_WRITTEN = "tests/integration/test_flare_site.py::test_a_message_writes_no_file"
+NO_FILE_READ = "tests/integration/test_flare_messages.py::test_a_message_reads_no_file"
+UPLOADED = (
+    "tests/integration/test_flare_messages.py::test_files_are_uploaded_to_the_server_by_operators_alone"
+)
+NO_FILE_WRITTEN = "tests/integration/test_flare_messages.py::test_a_message_writes_no_file"
 ADMITTED = "tests/unit/test_flare_admitted.py::test_whatever_else_a_site_sends_is_refused"
-FLARE_SITE = "tests/integration/test_flare_site.py::"
-ASKED = FLARE_SITE + "test_the_server_asks_whose_message_it_is_and_who_signed_a_job"
-NO_EVENT = FLARE_SITE + "test_a_message_fires_no_event"
-NO_TASK = FLARE_SITE + "test_a_job_at_a_site_answers_no_question_that_it_did_not_fetch"
-NO_OBJECT = FLARE_SITE + "test_a_message_holds_nothing_that_ours_do_not"
-SIGNED_JOB = FLARE_SITE + "test_a_job_that_no_operator_signed_is_refused"
+FLARE_MESSAGES = "tests/integration/test_flare_messages.py::"
+ASKED = FLARE_MESSAGES + "test_the_server_asks_whose_message_it_is_and_who_signed_a_job"
+NO_EVENT = FLARE_MESSAGES + "test_a_message_fires_no_event"
+NO_TASK = FLARE_MESSAGES + "test_a_job_at_a_site_answers_no_question_that_it_did_not_fetch"
+NO_OBJECT = FLARE_MESSAGES + "test_a_message_holds_nothing_that_ours_do_not"
+SIGNED_JOB = "tests/integration/test_flare_site.py::test_a_job_that_no_operator_signed_is_refused"
 ONE_QUESTION = "tests/unit/test_worker.py::test_questions_are_asked_one_at_a_time"
 ADAPTIVE_RUNS = (
     "tests/unit/test_site_policy.py::test_runs_that_may_follow_from_each_other_are_added_up_as_such"
@@ -79,7 +81,7 @@ ADAPTIVE_RUNS = (
 ONE_REVISION = (
     "tests/integration/test_remote_engine.py::test_a_site_takes_no_other_revision_of_a_model_than_it_approved"
 )
-DEAF = "tests/integration/test_flare_site.py::test_the_network_agent_of_a_site_takes_no_requests"
+DEAF = "tests/integration/test_flare_messages.py::test_the_network_agent_of_a_site_takes_no_requests"
 EXPERTS = "tests/unit/test_train.py::test_records_of_a_model_with_experts_pass_one_by_one"
 TOO_LONG = (
     "tests/unit/test_material.py::test_records_longer_than_the_model_reads_are_refused_before_there_are_any"

@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from nvflare.apis.utils.decomposers.flare_decomposers import register as register_decomposers
 from nvflare.apis.workspace import Workspace
 from nvflare.fuel.f3.cellnet import cell
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
+from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 from nvflare.fuel.sec.authz import Authorizer
 from nvflare.fuel.utils.fobs import fobs, lobs
 from nvflare.fuel.utils.fobs.datum import DatumManager
@@ -46,10 +49,13 @@ def kit(kits: Kits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         *((DatumManager, "add_datum"), (lobs, "get_datum_dir"), (CoreCell, "_add_adhoc_connector")),
         *((cell, "_is_server_job_cell"), (ServerEngine, "_handle_aux_message"), (fobs.Packer, "unpack")),
         *((FedEventRunner, "_receive"), (ClientRunner, "_handle_do_task")),
-        (FederatedServer, "_validate_auth_headers"),
+        *((FederatedServer, "_validate_auth_headers"), (ConnManager, "update_endpoint")),
+        (SfmConnection, "send_handshake"),
     ):
         monkeypatch.setattr(owner, name, vars(owner)[name])
     fobs._register_decomposers()
+    # With the list of what was registered, so that a consortium later in this process registers it again.
+    monkeypatch.setattr(register_decomposers, "registered", register_decomposers.registered)
     monkeypatch.setattr(fobs, "_type_name_whitelist", set(fobs._type_name_whitelist))
     monkeypatch.setattr(fobs, "_decomposers", dict(fobs._decomposers))
     all_ = ClientRequestProcessors.request_processors

@@ -27,7 +27,12 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey
 from nvflare.fuel.f3.cellnet.fqcn import FqcnInfo
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
+from nvflare.fuel.f3.drivers.connector_info import Mode
 from nvflare.fuel.f3.endpoint import Endpoint
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
+from nvflare.fuel.f3.sfm.constants import Types
+from nvflare.fuel.f3.sfm.prefix import PREFIX_LEN, Prefix
+from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 from nvflare.fuel.utils.admin_name_utils import new_admin_client_name
 from nvflare.fuel.utils.fobs import fobs, lobs
 from nvflare.fuel.utils.fobs.datum import Datum, DatumManager, DatumType
@@ -288,3 +293,28 @@ def test_the_server_s_processes_are_guarded_too(kits: Kits) -> None:
     words = shlex.split(GuardedLauncher().get_command({}, context))
     at = words.index("-m")
     assert words[at + 1 : at + 3] == ["privet.engines.flare.guarded", "flare.job"]
+
+
+@pytest.mark.parametrize(("mode", "said"), [(Mode.PASSIVE, Types.HELLO), (Mode.ACTIVE, Types.READY)])
+def test_nobody_is_greeted_before_it_is_known_who_he_is(kit: Path, mode: Mode, said: int) -> None:
+    """FLARE said that he may go on first; a message that came before his name was known was lost."""
+    greeted: list[tuple[int, str]] = []
+
+    class Connection:
+        name, connector = "CN1", SimpleNamespace(mode=mode, params={})
+
+        def get_conn_properties(self) -> dict[str, Any]:
+            return {}
+
+        def send_frame(self, frame: Any) -> None:
+            greeted.append((Prefix.from_bytes(frame).type, between.sfm_endpoint.endpoint.name))
+
+    manager = ConnManager(Endpoint("server"))
+    between = SfmConnection(Connection(), manager.local_endpoint)
+    facts = msgpack.packb({"endpoint_name": SITE, "timestamp": 0.0})
+    frame = bytearray(PREFIX_LEN) + facts
+    Prefix(len(frame), 0, said, 0, 0, 0, 1, 0).to_buffer(frame, 0)
+    manager.process_frame_task(between, bytes(frame))
+    assert between.sfm_endpoint.endpoint.name == SITE
+    assert greeted == ([(Types.READY, SITE)] if mode == Mode.PASSIVE else [])
+    manager.stop()

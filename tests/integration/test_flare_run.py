@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,18 @@ def test_a_run_over_flare_is_the_run_of_one_process(consortium: Consortium, loca
     assert rounds[-1]["in"] == list(SITES)
     for name in SITES:
         assert consortium.charged(name, "happy") == 3
+
+
+def test_a_server_that_is_busy_for_seconds_is_waited_for(consortium: Consortium) -> None:
+    """FLARE gives it two for its first answer, and then ends with a stack trace."""
+    server = min(consortium.processes("server"))
+    os.kill(server, signal.SIGSTOP)
+    on = threading.Timer(4.0, os.kill, (server, signal.SIGCONT))
+    on.start()
+    try:
+        assert consortium.operator().sites() == sorted(SITES)
+    finally:
+        on.join()
 
 
 def test_a_server_that_is_killed_in_a_round_goes_on_as_another_job(

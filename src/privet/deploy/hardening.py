@@ -28,6 +28,8 @@ ECHO_EXECUTOR = "privet.engines.flare.echo.EchoExecutor"
 """Classes of the benchmark; no kit of a consortium allows them."""
 LOOPBACK = "127.0.0.1"
 DEAD_AFTER_SECONDS = 60
+_ANSWER_SECONDS = 10.0
+"""What a server with jobs and sites to look after may take for its first answer to an operator; FLARE gives it two."""
 MOST_SITES = 1000
 
 _RIGHTS = (
@@ -76,7 +78,7 @@ def harden_site(kit: Path) -> None:
 
 
 def harden_operator(kit: Path, *, host: str, port: int) -> None:
-    """Make the operator's kit connect to the port on the loopback.
+    """Make the operator's kit connect to the port on the loopback, and wait for a busy server.
 
     Args:
         kit: The operator's kit.
@@ -85,7 +87,7 @@ def harden_operator(kit: Path, *, host: str, port: int) -> None:
     """
     path = kit / "startup" / "fed_admin.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
-    facts["admin"] |= {"host": host, "port": port}
+    facts["admin"] |= {"host": host, "port": port, "authenticate_msg_timeout": _ANSWER_SECONDS}
     _write(path, facts)
 
 

@@ -9,6 +9,9 @@ event in any process, as that FLARE ends, and anything may be in one that some d
 ciphertexts for SEAL. At the server anybody may upload files, before a login, and send what is another's
 (`privet.engines.flare.admitted`). None of this is needed but the operator's uploads: our messages are bytes.
 
+And one thing that FLARE does in the wrong order: it greets whoever connects before it has looked whose certificate that
+is, so his first message could come before his name was known, and was lost.
+
 Run as ``python -m privet.engines.flare.guarded MODULE ARGUMENTS``, where MODULE is FLARE's and the arguments its own.
 """
 
@@ -28,6 +31,10 @@ from nvflare.fuel.f3.cellnet.defs import ReturnCode as CellReturnCode
 from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.f3.cellnet.utils import make_reply as make_cell_reply
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
+from nvflare.fuel.f3.drivers.connector_info import Mode
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
+from nvflare.fuel.f3.sfm.constants import Types
+from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 from nvflare.fuel.utils.fobs import fobs, lobs
 from nvflare.fuel.utils.fobs.datum import DatumManager, DatumType
@@ -73,6 +80,8 @@ def guard() -> None:
     cell._is_server_job_cell = _goes_on
     fobs.Packer.unpack = _making_what_is_known(fobs.Packer.unpack)
     FedEventRunner._receive = no_such_topic
+    ConnManager.update_endpoint = _then_greeting(ConnManager.update_endpoint, SfmConnection.send_handshake)
+    SfmConnection.send_handshake = _without_greeting(SfmConnection.send_handshake)
 
 
 def guard_server() -> None:
@@ -169,6 +178,27 @@ def _add_bytes_only(self: Any, datum: Any) -> None:
 
 def _no_file() -> NoReturn:
     raise RuntimeError("a message carries no files")
+
+
+def _then_greeting(name: Callable[..., None], say: Callable[..., None]) -> Callable[..., None]:
+    """FLARE's look at who is at the other end of a connection; who connected to us is told only then to go on."""
+
+    def look(self: Any, connection: Any, facts: dict[str, Any]) -> None:
+        name(self, connection, facts)
+        if connection.conn.connector.mode == Mode.PASSIVE:
+            say(connection, Types.READY)
+
+    return look
+
+
+def _without_greeting(say: Callable[..., None]) -> Callable[..., None]:
+    """FLARE's way to say hello, or, as we do elsewhere, that the other side may go on."""
+
+    def hello(self: Any, what: int) -> None:
+        if what != Types.READY:
+            say(self, what)
+
+    return hello
 
 
 def _connect_nowhere(self: Any, to_cell: str, url: str) -> None:

@@ -8,11 +8,21 @@ import json
 import logging
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nvflare.fuel.flare_api.api_spec import InternalError, NoConnection
+from nvflare.apis.fl_exception import FLCommunicationError
+from nvflare.fuel.flare_api.api_spec import (
+    AuthenticationError,
+    AuthorizationError,
+    CommandError,
+    InternalError,
+    NoConnection,
+    NoReply,
+    SessionClosed,
+)
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.fuel.hci.proto import MetaKey, MetaStatusValue
 
@@ -21,7 +31,9 @@ from privet.engines.flare.guarded import guard
 from privet.engines.flare.job import write_job
 from privet.errors import PrivetError
 
-_CONNECT_SECONDS, _LOGIN_SECONDS = 10.0, 60.0
+_CONNECT_SECONDS, _LOGIN_SECONDS, _AGAIN_SECONDS = 10.0, 60.0, 0.5
+_REFUSED = (NoConnection, AuthenticationError, AuthorizationError, InternalError, OSError)
+_BROKEN_OFF = (NoConnection, SessionClosed, NoReply, CommandError, InternalError)
 _ENDED = ("FINISHED", "ABORTED", "ABANDONED", "FAILED")
 
 
@@ -34,24 +46,42 @@ def session(kit: Path, user: str) -> Iterator[Session]:
         user: The operator's name in its certificate.
 
     Raises:
-        PrivetError: if no server answers.
+        PrivetError: if no server answers, or it stops answering.
     """
     _check_port(kit)
     guard()
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            # Its port is open: a busy server takes long to log somebody in, and is there all the same.
-            opened = new_secure_session(user, str(kit), timeout=_LOGIN_SECONDS)
-    except (NoConnection, InternalError, OSError):
-        raise _nobody(kit) from None
-    finally:
-        logging.disable(logging.NOTSET)
+    opened = _sign_in(kit, user)
     try:
         yield opened
+    except _BROKEN_OFF as fault:
+        raise PrivetError(
+            f"the server stopped answering: {fault}",
+            field="--kit",
+            given=kit.parent,
+            hint="see whether it still runs, and do it again",
+        ) from None
     finally:
         with contextlib.suppress(Exception):  # the connection may be gone already
             opened.close()
+
+
+def _sign_in(kit: Path, user: str) -> Session:
+    """Sign in to a server whose port is open: one that is busy takes long, or loses the question, and is there."""
+    end = time.monotonic() + _LOGIN_SECONDS
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            while True:
+                try:
+                    return new_secure_session(user, str(kit), timeout=_LOGIN_SECONDS)
+                except FLCommunicationError:
+                    if time.monotonic() > end:
+                        raise _nobody(kit) from None
+                    time.sleep(_AGAIN_SECONDS)
+    except _REFUSED:
+        raise _nobody(kit) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _check_port(kit: Path) -> None:

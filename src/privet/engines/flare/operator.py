@@ -33,7 +33,7 @@ from privet.errors import PrivetError
 
 _CONNECT_SECONDS, _LOGIN_SECONDS, _AGAIN_SECONDS = 10.0, 60.0, 0.5
 _REFUSED = (NoConnection, AuthenticationError, AuthorizationError, InternalError, OSError)
-_BROKEN_OFF = (NoConnection, SessionClosed, NoReply, CommandError, InternalError)
+_NOT_DONE = (NoConnection, SessionClosed, AuthorizationError, NoReply, CommandError, InternalError)
 _ENDED = ("FINISHED", "ABORTED", "ABANDONED", "FAILED")
 
 
@@ -46,16 +46,16 @@ def session(kit: Path, user: str) -> Iterator[Session]:
         user: The operator's name in its certificate.
 
     Raises:
-        PrivetError: if no server answers, or it stops answering.
+        PrivetError: if no server answers, or it does not do what is asked of it within.
     """
     _check_port(kit)
     guard()
     opened = _sign_in(kit, user)
     try:
         yield opened
-    except _BROKEN_OFF as fault:
+    except _NOT_DONE as fault:
         raise PrivetError(
-            f"the server stopped answering: {fault}",
+            f"the server did not do as it was asked: {fault}",
             field="--kit",
             given=kit.parent,
             hint="see whether it still runs, and do it again",

@@ -16,6 +16,7 @@ from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.sfm.conn_manager import ConnManager, Mode
+from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 from nvflare.private.fed.server.fed_server import FederatedServer
 
@@ -208,10 +209,9 @@ def test_flare_holds_the_name_of_a_connection_to_the_certificate(
     """On this all of the above rests: the other side showed the certificate of one site."""
 
     class Connection:
-        closed = False
+        name, closed = "connection", False
 
         def __init__(self) -> None:
-            self.conn = self
             secure = {DriverParams.SCHEME.value: "grpc", DriverParams.SECURE.value: True}
             self.connector = SimpleNamespace(
                 params={**secure, "admin_listener": port == "operators"}, mode=Mode.PASSIVE
@@ -220,8 +220,8 @@ def test_flare_holds_the_name_of_a_connection_to_the_certificate(
         def get_conn_properties(self) -> dict[str, Any]:
             return {DriverParams.PEER_CN.value: MINE}
 
-        def get_name(self) -> str:
-            return "connection"
+        def send_frame(self, frame: Any) -> None:
+            """What is said to who is known."""
 
         def close(self) -> None:
             self.closed = True
@@ -229,13 +229,15 @@ def test_flare_holds_the_name_of_a_connection_to_the_certificate(
     server = CellIdentityResolver(SERVER, {SERVER: "localhost"}, {SERVER: "localhost"})
     manager = ConnManager(Endpoint(SERVER), server)
     connection = Connection()
+    between = SfmConnection(connection, manager.local_endpoint)
     try:
         if taken:
-            manager.update_endpoint(connection, {"endpoint_name": claimed})
-            assert connection.sfm_endpoint.endpoint.name == claimed  # type: ignore[attr-defined]  # FLARE sets it
+            manager.update_endpoint(between, {"endpoint_name": claimed})
+            assert between.sfm_endpoint.endpoint.name == claimed
         else:
             with pytest.raises(Exception, match=r"authenticated as|admin listener"):
-                manager.update_endpoint(connection, {"endpoint_name": claimed})
+                manager.update_endpoint(between, {"endpoint_name": claimed})
             assert connection.closed
+            assert between.sfm_endpoint is None
     finally:
         manager.stop()

@@ -11,6 +11,7 @@ from mutants.tests_that_notice import (
     CUSTOM,
     DEAF,
     FOREIGN_JOB,
+    LOST_LEDGER,
     NO_EVENT,
     NO_FILE_READ,
     NO_FILE_WRITTEN,
@@ -21,6 +22,8 @@ from mutants.tests_that_notice import (
     ONE_QUESTION,
     ONE_REVISION,
     OVER_POLICY,
+    PUT_BACK,
+    PUT_BACK_AT_SERVER,
     REPLAYED,
     SAME_BATCH,
     SIGNED_JOB,
@@ -34,6 +37,25 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "a site takes part in a run over its policy",
         ("engines/party.py", "    if broken:", "    if False:"),
         tests=(OVER_POLICY,),
+    ),
+    mutant(
+        "a ledger that was lost taken for an empty one",
+        (
+            "site_ledger.py",
+            'if _count(found.get(path.parent.name)) < int.from_bytes(path.read_bytes(), "big"):',
+            "if False:",
+        ),
+        tests=(LOST_LEDGER,),
+    ),
+    mutant(
+        "a run ended by a ledger that was put back",
+        ("checkpoint.py", "    if opened > (-1 if done is None else done):", "    if False:"),
+        tests=(PUT_BACK,),
+    ),
+    mutant(
+        "a server that was put back ends the run that sites are ahead of",
+        ("engines/serving.py", 'if reason == f"refused: {REPLAYED}":', "if False:"),
+        tests=(PUT_BACK_AT_SERVER,),
     ),
     mutant(
         "signatures of envelopes not checked",

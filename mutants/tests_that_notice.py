@@ -51,6 +51,15 @@ UNSHARED = "tests/unit/test_train.py::test_a_shape_that_keeps_no_bits_is_not_sha
 CODE_COMPANY = "tests/unit/test_pipeline.py::test_a_unit_s_code_does_not_depend_on_its_company"
 OVER_POLICY = SITES + "test_a_run_over_a_sites_policy_is_refused_with_the_reason_on_both_sides"
 ALTERED = SITES + "test_an_answer_under_another_key_or_for_another_round_drops_its_site_out"
+LOST_LEDGER = (
+    "tests/integration/test_remote_engine.py::test_a_site_whose_ledger_was_lost_or_put_back_answers_nothing"
+)
+PUT_BACK = (
+    "tests/integration/test_failures.py::test_a_checkpoint_that_was_lost_or_put_back_is_not_gone_on_from"
+)
+PUT_BACK_AT_SERVER = (
+    "tests/integration/test_remote_engine.py::test_a_server_that_was_put_back_ends_no_run_by_an_old_ledger"
+)
 REPLAYED = SITES + "test_envelopes_change_nothing_and_old_questions_are_refused"
 STARTS = (
     "tests/unit/test_client.py::"

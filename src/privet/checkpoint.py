@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,29 @@ def restore(folder: RunFolder, server: Server, *, config: str) -> dict[str, Any]
     charged = RoundId(body["charged_number"], body["charged_attempt"]) if body["charged"] else None
     server.progress = Progress(body["number"], body["attempt"], charged)
     return {name: body[name] for name in ("bytes_up", "bytes_down", "seconds")}
+
+
+def refuse_older(folder: RunFolder, done: int | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to go on from a checkpoint that was put back, or lost: its ledger lacks what was released since.
+
+    Args:
+        folder: The run's folder.
+        done: Rounds that the checkpoint has opened; ``None`` if there is none.
+        rows: Rows of ``rounds.jsonl``. The row of the round that a checkpoint is about to count may be there already.
+
+    Raises:
+        PrivetError: if rounds were opened that it knows nothing of.
+    """
+    opened = max((int(row["round"]) for row in rows), default=-1)
+    if opened > (-1 if done is None else done):
+        raise PrivetError(
+            "is missing, though rounds were opened"
+            if done is None
+            else "is older than the rounds that were opened",
+            field=str(folder / FILE),
+            given=None if done is None else f"{done} rounds; rounds.jsonl has {opened + 1}",
+            hint="what was released stays released: count the run as if it had gone to its end, and begin another",
+        )
 
 
 def read_ledger(folder: RunFolder) -> Ledger | None:

@@ -191,8 +191,9 @@ class _Run:
         self.charged_before = federation.server.progress.charged
         federation.engine.bytes_up = self.totals["bytes_up"]
         federation.engine.bytes_down = self.totals["bytes_down"]
-        done = federation.server.progress.number
-        kept = [row for row in self.folder.rows("rounds.jsonl") if row["round"] < done]
+        done, rows = federation.server.progress.number, self.folder.rows("rounds.jsonl")
+        checkpoint.refuse_older(self.folder, None if totals is None else done, rows)
+        kept = [row for row in rows if row["round"] < done]
         self.folder.keep_rows("rounds.jsonl", kept)
         self.folder.write_json(TERMS, self._terms(resolved, federation.server))
         return federation

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from privet.errors import PrivetError
@@ -29,7 +30,7 @@ from privet.resolve import Resolved
 from privet.sealing.base import SealingRefused
 from privet.site_policy import SitePolicy
 
-ENTRY, LOCK = "ledger.json", "ledger.lock"
+ENTRY, LOCK, WITNESS = "ledger.json", "ledger.lock", "charges"
 UNLIMITED = 8.0
 """Where a site sets no limit, runs are added up as well as can be at this epsilon."""
 _RUN = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -54,28 +55,39 @@ class SiteLedger:
     Attributes:
         store: The folder of the file.
         policy: The site's limits; its unit, relation and delta are those of the account.
+        folder: Where the runs' folders lie. In each stands how often it was charged, so that a ledger that is lost, or
+            was put back from a backup by itself, is noticed.
     """
 
     store: SecretStore
     policy: SitePolicy
+    folder: Path | None = None
 
     def runs(self) -> dict[str, Ledger]:
         """The ledgers as they stand on the disk, by name of the run.
 
         Raises:
-            PrivetError: if the file is damaged.
+            PrivetError: if the file is damaged, or lacks what was charged.
         """
-        if ENTRY not in self.store:
-            return {}
+        found: dict[str, Ledger] = {}
         try:
-            stored = json.loads(self.store.read(ENTRY))
-            return {name: Ledger.from_json(ledger) for name, ledger in stored["runs"].items()}
+            if ENTRY in self.store:
+                stored = json.loads(self.store.read(ENTRY))
+                found = {name: Ledger.from_json(ledger) for name, ledger in stored["runs"].items()}
         except (ValueError, KeyError, AttributeError):
             raise PrivetError(
                 "this site's ledger is damaged",
                 field=str(self.store.path(ENTRY)),
                 hint="restore it from a backup; without it nobody knows what these records were used for",
             ) from None
+        for path in sorted(self.folder.glob(f"*/{WITNESS}")) if self.folder else ():
+            if _count(found.get(path.parent.name)) < int.from_bytes(path.read_bytes(), "big"):
+                raise PrivetError(
+                    f"this site's ledger lacks answers that were given in the run {path.parent.name}",
+                    field=str(self.store.path(ENTRY)),
+                    hint="it was lost, or is an old copy; docs/deploy.md, 'Backups', says what to do",
+                )
+        return found
 
     def epsilon(self, runs: Runs | None = None, planned: Sequence[AnyRelease] | None = None) -> float:
         """Epsilon of everything charged, against the worst observer of each run; infinite without any.
@@ -161,6 +173,11 @@ class SiteLedger:
         document = {"schema": 1, "runs": {name: ledger.to_json() for name, ledger in runs.items()}}
         self.store.write(ENTRY, json.dumps(document, indent=1).encode())
 
+    def witness(self, run: str, charged: int) -> None:
+        """Write down beside a run's secrets how often it was charged; the ledger is on the disk before."""
+        if self.folder is not None:
+            SecretStore(self.folder / run).write(WITNESS, charged.to_bytes(8, "big"))
+
     def summary(self) -> dict[str, Any]:
         """What was used so far, for the people at the site: each epsilon for this site's delta, unit and relation."""
         runs, policy = self.runs(), self.policy
@@ -173,6 +190,10 @@ class SiteLedger:
             "relation": policy.relation,
             "runs": {name: _finite(self.epsilon({name: ledger})) for name, ledger in runs.items()},
         }
+
+
+def _count(ledger: Ledger | None) -> int:
+    return sum(count_of(each) for each in ledger.releases) if ledger else 0
 
 
 def _several(runs: Runs) -> bool:
@@ -257,4 +278,6 @@ class RunAccount:
             if not self.affords(runs, [release]):
                 what = f"one more release would exceed epsilon {policy.max_epsilon}"
                 raise SealingRefused("policy-epsilon", what)
-            self.site.write(self.after(runs, [release]))
+            after = self.after(runs, [release])
+            self.site.write(after)
+            self.site.witness(self.run, _count(after[self.run]))

@@ -25,8 +25,8 @@ class SitePolicy(Section):
     max_epsilon: float | None = Field(
         8.0,
         gt=0,
-        description="Largest epsilon of all runs together against the worst observer of each run's trust model; "
-        "absent (`null`) allows runs without any guarantee.",
+        description="Largest epsilon of all runs of this kit together against the worst observer of each run's trust "
+        "model; absent (`null`) allows runs without any guarantee.",
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="Delta at which this site accounts.")
     unit: Unit = Field("record", description="Whose data this site's ledger protects.")

@@ -37,12 +37,7 @@ def statement_so_far(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, 
     rounds = folder.rows("rounds.jsonl")
     ledger = checkpoint.read_ledger(folder)
     if ledger is None:
-        if rounds:
-            raise PrivetError(
-                "is missing, though rounds were opened",
-                field=str(folder / checkpoint.FILE),
-                hint="what was released stays released: count the run as if it had gone to its end",
-            )
+        checkpoint.refuse_older(folder, None, rounds)
         return None
     if not ledger.releases:
         return None

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import privet.cast
 import privet.runs
+from privet import checkpoint
 from privet.checkpoint import FILE
 from privet.cli import app
 from privet.config import Config, to_yaml
@@ -158,6 +159,35 @@ def test_any_damage_to_a_checkpoint_is_seen(run: tuple[Path, Path]) -> None:
     for length in (0, 10, 96, len(whole) - 1):
         (out / FILE).write_bytes(whole[:length])
         assert "damaged" in refused("run", file, "--out", out, "--resume")["message"]
+
+
+def test_a_checkpoint_that_was_lost_or_put_back_is_not_gone_on_from(
+    toy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger lacks what was released since: the run would end by a statement that is too small."""
+    save, saved = checkpoint.save, []
+
+    def keeping(folder: RunFolder, *what: Any, **more: Any) -> None:
+        save(folder, *what, **more)
+        saved.append((folder / FILE).read_bytes())
+
+    monkeypatch.setattr(checkpoint, "save", keeping)
+    file, out = written(tmp_path / "run.yaml", config()), tmp_path / "out"
+    resume = ["run", str(file), "--out", str(out), "--resume", "--json"]
+    assert CliRunner().invoke(app, [*resume[:4], "--json"]).exit_code == 0
+    whole = {name: (out / name).read_bytes() for name in ("rounds.jsonl", "privacy.json", "dp_event.json")}
+    for content, said in ((None, "is missing"), (saved[0], "is older"), (saved[len(saved) // 2], "is older")):
+        (out / FILE).unlink()
+        if content is not None:
+            (out / FILE).write_bytes(content)
+        error = refused(*resume[:-1])
+        assert said in error["message"]
+        assert error["field"] == str(out / FILE)
+        assert "count the run as if it had gone to its end" in error["hint"]
+        assert {name: (out / name).read_bytes() for name in whole} == whole, "what contradicts it stays"
+        (out / FILE).touch()
+    (out / FILE).write_bytes(saved[-1])
+    assert CliRunner().invoke(app, resume).exit_code == 0
 
 
 def test_a_damaged_memory_of_a_client_is_named(toy: None, tmp_path: Path) -> None:

@@ -20,12 +20,14 @@ from privet.config import Config
 from privet.engines.homes import KEYS, ROSTER
 from privet.engines.joining import JOIN, joining, made_from_public
 from privet.engines.party import Party, Refused
+from privet.errors import PrivetError
 from privet.model_config import ModelConfig
 from privet.protocol import RoundId
 from privet.run_folder import RunFolder
 from privet.sealing.base import SealingRefused
 from privet.sealing.enrolment import assemble, init_keys, sign_file
 from privet.sealing.envelope import SERVER, Address, open_envelope
+from privet.site_ledger import ENTRY
 
 
 def reason_of_replay(party: Party, op: str, raw: bytes) -> str | None:
@@ -205,6 +207,47 @@ def test_a_site_takes_no_other_revision_of_a_model_than_it_approved(network: Net
         "name": "org/other",
         "revision": "abc",
     }
+
+
+def test_a_server_that_was_put_back_ends_no_run_by_an_old_ledger(network: Network, tmp_path: Path) -> None:
+    """Sites have answered what it knows nothing of, so its statement would be too small; they answer nothing twice."""
+    folder, backup = network.server.run_folder("run"), tmp_path / "backup"
+
+    def back_up(op: str, party: int, question: bytes) -> bytes:
+        if op == "round" and not backup.exists() and len(rows(folder)) == 1:
+            shutil.copytree(folder, backup)
+        return question
+
+    def rows(of: Path) -> list[str]:
+        path = of / "rounds.jsonl"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    network.forge = back_up
+    assert network.go(rounds=3) == "finished"
+    charged = [network.home(name).ledger.runs()["run"].to_json() for name in SITES]
+    shutil.rmtree(folder)
+    shutil.copytree(backup, folder)
+    assert network.go(rounds=3) == "failed"
+    assert "hosp-a answered later rounds than this server knows of" in network.server.status("run")["reason"]
+    assert not (folder / "privacy.json").exists()
+    assert [network.home(name).ledger.runs()["run"].to_json() for name in SITES] == charged
+
+
+def test_a_site_whose_ledger_was_lost_or_put_back_answers_nothing(network: Network) -> None:
+    """A missing account is not an empty one: each run's folder says how often it was charged."""
+    home = network.home(SITES[0])
+    assert network.go() == "finished"
+    store = home.ledger.store
+    old = store.read(ENTRY)
+    network.parties.clear()
+    assert network.go("more") == "finished"
+    for content in (None, old):
+        store.path(ENTRY).unlink() if content is None else store.write(ENTRY, content)
+        with pytest.raises(PrivetError, match="lacks answers that were given in the run more"):
+            home.ledger.summary()
+        network.parties.clear()
+        assert network.go("third") == "failed"
+        assert network.server.status("third")["out"] == {SITES[0]: "refused: ledger"}
 
 
 def test_an_encrypted_run_ends_at_the_sites(network: Network, tmp_path: Path) -> None:

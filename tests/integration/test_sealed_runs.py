@@ -20,7 +20,9 @@ from privet.config import (
     MaskedSealing,
     NoSealing,
 )
+from privet.engines.local import LocalEngine
 from privet.federation import Federation
+from privet.protocol import Ask
 from privet.sealing.encrypted import BfvScheme
 from privet.sealing.encrypted_messages import Upload
 from privet.sealing.encrypted_round import EncryptedClient
@@ -127,6 +129,26 @@ def test_a_dropout_does_not_stop_the_run(level: str, before: Any) -> None:
     if before == "round":
         same, _ = finished(sealed(NoSealing(), survivors=4, dropouts=drop))
         np.testing.assert_array_equal(f.flat, same.flat)
+
+
+def test_a_silence_that_was_planned_outlives_a_resume() -> None:
+    """The engine of a later process meets the client in a later round than that in which it fell silent."""
+    asked: list[int] = []
+
+    class Client:
+        def handle(self, op: str, body: wire.Body) -> wire.Body:
+            asked.append(int(str(body["number"])))
+            return {}
+
+    message = wire.Message(wire.Schema({"number": wire.Whole(low=0)}), wire.Schema({}))
+    for number, dropout, heard in (
+        (2, Dropout(round=1, party=0), False),
+        (1, Dropout(round=2, party=0), True),
+    ):
+        asked.clear()
+        engine = LocalEngine({0: Client()}, {"recover.x": message}, (dropout,))
+        replies = engine._answer(Ask("recover.x", {"number": number}))
+        assert (asked == [number], list(replies.failed)) == (heard, [] if heard else [0])
 
 
 @pytest.mark.parametrize("level", ["masked", "encrypted", "encrypted+masked"])

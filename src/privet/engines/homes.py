@@ -138,7 +138,7 @@ class SiteHome:
     @property
     def ledger(self) -> SiteLedger:
         """What the site's records were used for."""
-        return SiteLedger(SecretStore(self.path / LEDGER), self.settings.policy)
+        return SiteLedger(SecretStore(self.path / LEDGER), self.settings.policy, self.path / RUNS)
 
     def roster(self) -> tuple[Roster, int]:
         """The roster that this site accepts, and its party number.

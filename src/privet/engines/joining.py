@@ -19,6 +19,8 @@ from privet.tokenise import Example
 from privet.wire import Array, Body, Kind, Message, Schema, Text, UpTo, Whole, WireError
 
 JOIN = "join"
+REPLAYED = "replayed"
+"""Why a site answers no question of a round before the latest one that it was asked about."""
 PACKAGES = ("privet", "torch", "transformers", "numpy", "scipy", "cryptography", "tenseal", "nvflare")
 """Packages whose versions must be the server's: other versions may round, seal or answer otherwise."""
 

@@ -109,9 +109,10 @@ class LocalEngine:
 
     def _is_silent(self, op: str, party: int) -> bool:
         for planned in self.dropouts:
-            if planned.party == party and planned.round == self._round:
+            if planned.party == party and planned.round <= self._round:
                 begins = op.startswith("recover") if planned.before == "recover" else op == "round"
-                if begins:
+                # A run that was resumed in a later round was not there when the silence began.
+                if begins or planned.round < self._round:
                     self._silent.add(party)
         return party in self._silent
 

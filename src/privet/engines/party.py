@@ -18,7 +18,7 @@ from privet import wire
 from privet.client import Client
 from privet.config import Config, ConfigError, load, parse
 from privet.engines.homes import AGREED, SiteHome, SiteSettings
-from privet.engines.joining import JOIN, agreement, installed, joining, made_from_public
+from privet.engines.joining import JOIN, REPLAYED, agreement, installed, joining, made_from_public
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Secrets
 from privet.messages import FINISH, OPEN, ROUND
@@ -154,7 +154,7 @@ class Party:
         kept = store.get(LATEST)
         latest = tuple(int.from_bytes(kept[i : i + _NUMBER_BYTES], "big") for i in (0, 8)) if kept else (0, 0)
         if now < latest:
-            raise Refused("refused: replayed", f"round {now} after round {latest}")
+            raise Refused(f"refused: {REPLAYED}", f"round {now} after round {latest}")
         if now > latest or kept is None:
             store.put(LATEST, b"".join(n.to_bytes(_NUMBER_BYTES, "big") for n in now))
 
@@ -274,7 +274,10 @@ def join(
         raise Refused(f"refused: {broken[0].reason}", "; ".join(each.detail for each in broken))
     Reading.of(asked.data).check(settings.policy)
     check_model(home, asked)
-    account = home.ledger.open(run, early)
+    try:
+        account = home.ledger.open(run, early)
+    except PrivetError as error:
+        raise Refused("refused: ledger", error.message) from None
     config = at_site(asked, settings)
     material = gather(config, each_alone=True)
     for note in material.notes:

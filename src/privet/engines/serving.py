@@ -12,7 +12,7 @@ from privet.cast import Observe, check_weights
 from privet.codec_schedule import follows_public
 from privet.config import Config, load
 from privet.engines.homes import FOLDER, ServerHome
-from privet.engines.joining import agreement, invitation
+from privet.engines.joining import REPLAYED, agreement, invitation
 from privet.engines.remote import Interrupted, RemoteEngine, SegmentEnded, Transport
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Federation
@@ -86,7 +86,13 @@ class AtSites:
         server = blueprint.server(store, save, observe)
         self.home.tell(self.name, {"rounds": server.rounds})
 
+        ahead: list[str] = []
+
         def failed(op: str, party: int, reason: str, unsigned: bool) -> None:
+            if reason == f"refused: {REPLAYED}":
+                ahead.append(self.roster.members[party].name)
+                if self.roster.size - len(set(ahead)) < resolved.trust.min_survivors:
+                    raise _put_back(folder, sorted(set(ahead)))
             facts = {"site": self.roster.members[party].name, "op": op, "reason": reason}
             observe("dropped", {**facts, "by": UNSIGNED} if unsigned else facts)
 
@@ -103,6 +109,16 @@ class AtSites:
             on_failure=failed,
         )
         return Federation(server, {}, engine)
+
+
+def _put_back(folder: RunFolder, ahead: list[str]) -> PrivetError:
+    """Why a run does not end here: its ledger would lack what these sites answered, and without them no round opens."""
+    return PrivetError(
+        f"{', '.join(ahead)} answered later rounds than this server knows of",
+        field=str(folder.path),
+        hint="if this folder was restored from a backup, count the run as if it had gone to its end and begin another; "
+        "if not, ask these sites",
+    )
 
 
 def serve(kit: Path, run: str, job: str, transport: Transport) -> None:

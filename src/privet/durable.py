@@ -12,11 +12,19 @@ from pathlib import Path
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk. A kill amid it leaves part of it."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a file and wait until it is on the disk. A kill amid it leaves part of it.
+
+    Raises:
+        OSError: if it cannot be written, or is a link to another file.
+    """
+    _to_disk(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), data)
+
+
+def append(path: Path, data: bytes) -> None:
+    """The same, behind what is in the file already."""
+    _to_disk(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), data
+    )
 
 
 def replace(path: Path, data: str | bytes) -> None:
@@ -31,6 +39,8 @@ def replace(path: Path, data: str | bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
+        # What a kill left there, or whoever the folder came from; a link would have another file written.
+        temporary.unlink(missing_ok=True)
         write(temporary, data.encode() if isinstance(data, str) else data)
         if path.exists():
             temporary.chmod(path.stat().st_mode & 0o777)
@@ -39,6 +49,13 @@ def replace(path: Path, data: str | bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _to_disk(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

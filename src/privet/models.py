@@ -12,12 +12,13 @@ import hashlib
 import importlib.util
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privet.cache import read_manifest, sha256_file
+from privet.cache import MANIFEST, read_manifest, sha256_file
 from privet.errors import PrivetError
 from privet.fetch import Progress, forget_quantization, smollm2_dir
 from privet.hardware import choose_device, choose_dtype
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HASH_WHOLE = 4 * 2**30
 _SAMPLE = 2**20
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.txt", "*.model")
 
 
@@ -102,9 +104,11 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> LoadedM
     dtype = choose_dtype(config, device)
     source = resolve(config, progress)
     options = _options(config, source)
+    if isinstance(source, str):
+        options["revision"] = _commit(config, options)
     tokenizer, notes = _load_tokenizer(config, options)
     model = _load_weights(config, options, getattr(torch, dtype), device)
-    digest = _fingerprint(source, model)
+    digest = f"{source}@{options['revision']}" if isinstance(source, str) else _fingerprint(config, source)
     fingerprint = hashlib.sha256(f"{digest}/{dtype}/{config.quantization}".encode()).hexdigest()
     return LoadedModel(model, tokenizer, config.name, fingerprint, dtype, device, tuple(notes))
 
@@ -180,6 +184,14 @@ def _load_weights(config: ModelConfig, options: dict[str, Any], dtype: Any, devi
         options = options | {"quantization_config": _quantization(config), "device_map": {"": 0}}
     with _readable(config, "model"), _quiet(options):
         model, info = AutoModelForCausalLM.from_pretrained(**options, dtype=dtype, output_loading_info=True)
+    if getattr(model, "peft_config", None):
+        raise PrivetError(
+            "this is an adapter with the name of its base model in it, or a base model with an adapter beside it",
+            field="model.name",
+            given=config.name,
+            allowed="a base model",
+            hint="name the base model itself; merge an adapter into it first, if it is to be part of it",
+        )
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise PrivetError(
@@ -240,16 +252,38 @@ def _quiet(options: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _fingerprint(source: Path | str, model: Any) -> str:
-    if isinstance(source, str):  # the hub's commit names the content
-        return f"{source}@{getattr(model.config, '_commit_hash', None)}"
+def _commit(config: ModelConfig, options: dict[str, Any]) -> str:
+    """The commit that a hub's revision stands for now: it names the content, where a branch names whatever comes.
+
+    Raises:
+        PrivetError: if it cannot be found out.
+    """
+    from transformers.utils import cached_file
+
+    name, revision = options["pretrained_model_name_or_path"], options["revision"]
+    with _readable(config, "model"):
+        found = cached_file(name, "config.json", revision=revision)
+    commit = Path(found).parent.name if found else ""
+    if not _COMMIT.fullmatch(commit):
+        raise PrivetError(
+            "this revision of the model names no commit",
+            field="model.revision",
+            given=revision,
+            hint="without one, parties could train different models under one name; copy the model to a folder",
+        )
+    return commit
+
+
+def _fingerprint(config: ModelConfig, source: Path) -> str:
     if source.is_file():
         return sha256_file(source)
-    if manifest := read_manifest(source):
+    # What a folder says of itself is believed of those alone that this package wrote.
+    if config.name in (EMBEDDED_MODEL, SMALL_MODEL) and (manifest := read_manifest(source)):
         return json.dumps(
             {name: facts["sha256"] for name, facts in manifest["files"].items()}, sort_keys=True
         )
-    paths = sorted({path for pattern in _FILES for path in source.glob(pattern) if path.is_file()})
+    found = {path for pattern in _FILES for path in source.glob(pattern) if path.is_file()}
+    paths = sorted(path for path in found if path.name != MANIFEST)
     whole = sum(path.stat().st_size for path in paths) <= _HASH_WHOLE
     return json.dumps({path.name: sha256_file(path) if whole else _sampled(path) for path in paths})
 

@@ -76,6 +76,7 @@ class RunFolder:
                     allowed="a new folder, or that of a run",
                     hint="name another folder with --out",
                 )
+        _no_links(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / SIGN).touch(mode=0o600)
         return cls(path)
@@ -85,7 +86,7 @@ class RunFolder:
         """The folder of an existing run.
 
         Raises:
-            PrivetError: if there is none, or it was being thrown away.
+            PrivetError: if there is none, it was being thrown away, or a link leads out of it.
         """
         if not _is_run(path):
             raise PrivetError(
@@ -94,6 +95,7 @@ class RunFolder:
                 given=path,
                 hint="`privet ls` lists the runs here; without --resume a new run starts",
             )
+        _no_links(path)
         sign = path / SIGN
         if sign.exists() and sign.read_bytes() == _BEING_CLEARED:
             raise PrivetError(
@@ -184,10 +186,7 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(_line(row))
-                file.flush()
-                os.fsync(file.fileno())
+            durable.append(path, _line(row).encode())
         except OSError as e:
             raise unwritable(e, path) from None
 
@@ -221,6 +220,19 @@ def unwritable(error: OSError, path: Path | str) -> PrivetError:
 
 def _is_run(path: Path) -> bool:
     return (path / SIGN).is_file() or (path / MARK).is_file()
+
+
+def _no_links(folder: Path) -> None:
+    """Refuse a folder with links in it: a run makes none, and what is read or written here would lie elsewhere."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise PrivetError(
+                "is a link",
+                field=str(path),
+                given=f"to {os.readlink(path)}",
+                allowed="a run's folder holds files and folders of its own",
+                hint="put what it leads to in its place, if you trust whoever gave you this folder",
+            )
 
 
 def _is_unborn(path: Path) -> bool:

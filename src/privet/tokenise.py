@@ -143,7 +143,11 @@ def tokenise_each_alone(
     for record in records:
         try:
             examples += tokenise([record], tokenizer, template, max_length)
-        except Exception as error:  # whatever is the matter with one record, the others do not depend on it
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # a tokenizer's panic too: the others do not depend on what is with one record
             left_out.append(f"{record.id}: not tokenised ({type(error).__name__})")
     return examples, left_out
 

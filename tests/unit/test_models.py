@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from support.tiny_models import FAMILIES
 from support.tiny_tokenizer import make_tokenizer
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig
@@ -76,6 +80,66 @@ def test_fingerprint_is_of_the_content(folder: str, tmp_path: Path) -> None:
     facts = json.loads((copy / "tokenizer_config.json").read_text())
     (copy / "tokenizer_config.json").write_text(json.dumps(facts | {"note": 1}))
     assert load(str(copy)).fingerprint != first
+
+
+def test_what_a_folder_says_of_its_own_content_is_not_believed(folder: str, tmp_path: Path) -> None:
+    """Other weights beside the same list of hashes are another model; a list of no such form is no error."""
+    marks = set()
+    for number, listed in enumerate(
+        ({"files": {"model.safetensors": {"sha256": "0" * 64}}}, {"files": {"a": "b"}})
+    ):
+        copy = tmp_path / str(number)
+        shutil.copytree(folder, copy)
+        (copy / "manifest.json").write_text(json.dumps(listed))
+        marks.add(load(str(copy)).fingerprint)
+    assert marks == {load(folder).fingerprint}
+
+
+def test_a_model_of_ours_is_the_same_by_name_and_by_folder(small_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(small_folder, copy)
+    assert load("small").fingerprint == load(str(copy)).fingerprint
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # by peft's way to ask
+def test_an_adapter_is_no_base_model(folder: str, tmp_path: Path) -> None:
+    """The library would load the adapter over weights of which it says no more whether they are all there."""
+    copy = tmp_path / "adapted"
+    shutil.copytree(folder, copy)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder), LoraConfig(target_modules=["q_proj"])
+    )
+    adapted.save_pretrained(copy)
+    with pytest.raises(PrivetError, match="this is an adapter"):
+        load(str(copy))
+
+
+LOADED = """
+import sys
+from privet.model_config import ModelConfig
+from privet.models import load_model
+for revision in sys.argv[1:]:
+    print(load_model(ModelConfig(name="org/tiny", revision=revision, dtype="float32")).fingerprint)
+"""
+
+
+def test_a_hub_s_model_is_named_by_its_commit(folder: str, tmp_path: Path) -> None:
+    """A branch names whatever is there, and two revisions were one model to those who compare."""
+    commits = {"main": "a" * 40, "other": "b" * 40, "same": "a" * 40}
+    kept = tmp_path / "models--org--tiny"
+    (kept / "refs").mkdir(parents=True)
+    for ref, commit in commits.items():
+        (kept / "refs" / ref).write_text(commit)
+        shutil.copytree(folder, kept / "snapshots" / commit, dirs_exist_ok=True)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+    asked = [*commits, "a" * 40]
+    command = [sys.executable, "-c", LOADED, *asked]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = dict(zip(asked, done.stdout.split(), strict=True))
+    assert found["main"] == found["same"] == found["a" * 40] != found["other"]
 
 
 def test_without_a_padding_token_end_of_text_pads_and_that_is_said(folder: str) -> None:

@@ -286,7 +286,11 @@ def main(kit: str, run: str, name: str) -> None:
             write_answer(answers, ANSWERED, party.answer(op, question))
         except Refused as refused:
             write_answer(answers, NOT_ANSWERED, refused.reason.encode("ascii", "replace"))
-        except Exception as error:  # anything may go wrong in training; only its type may leave
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # anything may go wrong in training, a panic too; only its type may leave
             for line in "".join(traceback.format_exception(error)).splitlines():
                 log(f"run {run}, {op}: | {line}")
             write_answer(answers, NOT_ANSWERED, f"failed: {type(error).__name__}".encode("ascii", "replace"))

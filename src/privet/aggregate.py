@@ -279,7 +279,7 @@ class Aggregator:
         """The codec of fields that were received; the one that is held, if it is the same."""
         if not sent or _digest_of(sent) == self.codec_digest:
             return self.codec if sent else None
-        codec = unpack(sent)
+        codec = unpack(sent, len(self.flat))
         self.schedule.check(codec)
         return codec
 

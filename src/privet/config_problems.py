@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
@@ -26,6 +27,10 @@ KINDS = {
 }
 
 
+_PART = reprlib.Repr()
+_PART.maxlevel, _PART.maxdict, _PART.maxlist, _PART.maxstring = 2, 4, 6, 60
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a configuration."""
@@ -37,9 +42,14 @@ class Problem:
 
     def __str__(self) -> str:
         """One line; the value is cut where it is long."""
-        given = "" if self.given is None else f" (given: {str(self.given)[:120]})"
+        given = "" if self.given is None else f" (given: {_short(self.given)})"
         allowed = f"; allowed: {self.allowed}" if self.allowed else ""
         return f"{self.path}: {self.message}{given}{allowed}"
+
+
+def _short(value: object) -> str:
+    """A value in a line; of a section that stands in others many times, a part."""
+    return _PART.repr(value) if isinstance(value, dict | list | tuple) else str(value)[:120]
 
 
 def problems_of_fields(error: ValidationError, model: type[BaseModel]) -> list[Problem]:

@@ -55,6 +55,11 @@ def read_yaml(path: Path, *, hint: str = "`privet init` writes an example") -> d
         line = f"line {where.line + 1}, column {where.column + 1}" + (f": {what}" if what else "")
         hint = "indent with spaces, not tabs" if what and "\\t" in what else "mend that line or the one above"
         raise PrivetError("is not valid YAML", field=str(path), given=line, hint=hint) from None
+    except (ValueError, RecursionError) as e:  # a date that is none, brackets without end
+        what = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise PrivetError(
+            "is not valid YAML", field=str(path), given=what, hint="mend or quote that value"
+        ) from None
     if not isinstance(loaded, dict):
         raise PrivetError("has no sections", field=str(path), hint=hint)
     return loaded
@@ -85,7 +90,7 @@ def with_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
             section = section[name]
         try:
             section[last] = yaml.load(text, _Once)
-        except yaml.YAMLError as e:
+        except (yaml.YAMLError, ValueError, RecursionError) as e:
             raise PrivetError(
                 f"the value is not valid YAML: {getattr(e, 'problem', None) or 'it cannot be read'}",
                 field="--set",

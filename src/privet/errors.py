@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privet.plain import plain
+from privet.plain import plain_lines
 
 
 class PrivetError(Exception):
@@ -38,7 +38,7 @@ class PrivetError(Exception):
         if self.hint:
             lines.append(f"  next:    {self.hint}")
         # Part of it may be what somebody else wrote: it must not move the cursor of whoever reads it.
-        return "\n".join(plain(line) for line in "\n".join(lines).split("\n"))
+        return plain_lines("\n".join(lines))
 
     def as_dict(self) -> dict[str, str]:
         """The parts that are set, as strings, for ``--json``."""

@@ -6,7 +6,9 @@ a run without a finite one says ``none`` and why.
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +17,7 @@ import yaml
 
 from privet import __version__
 from privet.model_config import SMALL_MODEL
+from privet.plain import plain
 from privet.report import numbers
 from privet.report.page import AUDIT_NOTE, releases, warnings
 from privet.report.record import ObserverRow, RunRecord
@@ -110,8 +113,10 @@ def _prompt(record: RunRecord) -> list[str]:
 
 
 def _literal(text: Any) -> str:
-    """Text with its spaces and line ends to be seen."""
-    return f"`{json.dumps(str(text), ensure_ascii=False)}`"
+    """Text with its spaces and line ends to be seen; in a code span that no mark within it ends."""
+    shown = json.dumps(str(text), ensure_ascii=False)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence}{shown}{fence}"
 
 
 def _usage(base: str) -> str:
@@ -120,7 +125,7 @@ def _usage(base: str) -> str:
     return (
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base, ensure_ascii=False)})\n"
         'model = PeftModel.from_pretrained(model, "path/of/this/folder")'
     )
 
@@ -153,13 +158,13 @@ def _privacy(record: RunRecord) -> list[str]:
         not_covered.append(AUDIT_NOTE)
     trust = (statement.get("trust_model") or {}).get("text", "none was written down")
     return [
-        f"**{statement.get('guarantee', 'No guarantee was written down.')}**",
+        f"**{_words(statement.get('guarantee', 'No guarantee was written down.'))}**",
         _table(("observer", f"ε ({about})", "method", "sees"), [_observer(row) for row in record.observers]),
         "ε is rounded up. `exact` is a closed form, `pld` an upper bound by privacy loss distributions.",
         _table(("what", "value"), [(name, str(value)) for name, value in facts.items()]),
-        f"**Trust model.** {trust}",
+        f"**Trust model.** {_words(trust)}",
         "**What is not covered**",
-        "\n".join(f"- {text}" for text in not_covered),
+        "\n".join(f"- {_words(text)}" for text in not_covered),
         "`privacy.json` holds this statement and `dp_event.json` every release, for anybody to account again.",
     ]
 
@@ -239,4 +244,15 @@ def _training(record: RunRecord) -> list[str]:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that ends neither its cell nor its line; in a code span it stays as it is otherwise."""
+    text = " ".join(text.split("\n")).replace("|", "\\|")
+    return text if text.startswith("`") and text.endswith("`") else html.escape(text, quote=False)
+
+
+def _words(text: Any) -> str:
+    """Text of one line without markup of its own."""
+    return html.escape(plain(str(text)), quote=False)

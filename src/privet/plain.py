@@ -11,3 +11,8 @@ def plain(text: str) -> str:
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
     )
+
+
+def plain_lines(text: str) -> str:
+    """The same for text of several lines, whose ends stay."""
+    return "\n".join(map(plain, text.split("\n")))

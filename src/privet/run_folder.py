@@ -76,7 +76,8 @@ class RunFolder:
                     allowed="a new folder, or that of a run",
                     hint="name another folder with --out",
                 )
-        _no_links(path)
+        # What is thrown away may have been one; it is not followed.
+        _no_links([path / SIGN] if fresh else path.rglob("*"))
         path.mkdir(parents=True, exist_ok=True)
         (path / SIGN).touch(mode=0o600)
         return cls(path)
@@ -95,7 +96,7 @@ class RunFolder:
                 given=path,
                 hint="`privet ls` lists the runs here; without --resume a new run starts",
             )
-        _no_links(path)
+        _no_links(path.rglob("*"))
         sign = path / SIGN
         if sign.exists() and sign.read_bytes() == _BEING_CLEARED:
             raise PrivetError(
@@ -191,16 +192,19 @@ class RunFolder:
             raise unwritable(e, path) from None
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The lines of a JSON-lines file; a last line that a kill cut off is left out."""
+        """The lines of a JSON-lines file up to the first that is no row: a last one may have been cut off by a kill."""
         path = self.path / name
         if not path.exists():
             return []
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
         return rows
 
     def keep_rows(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -222,9 +226,9 @@ def _is_run(path: Path) -> bool:
     return (path / SIGN).is_file() or (path / MARK).is_file()
 
 
-def _no_links(folder: Path) -> None:
-    """Refuse a folder with links in it: a run makes none, and what is read or written here would lie elsewhere."""
-    for path in folder.rglob("*"):
+def _no_links(paths: Iterable[Path]) -> None:
+    """Refuse links in a run's folder: a run makes none, and what is read or written here would lie elsewhere."""
+    for path in paths:
         if path.is_symlink():
             raise PrivetError(
                 "is a link",

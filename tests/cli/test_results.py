@@ -157,3 +157,37 @@ def test_evaluate_refuses_an_unfinished_run_before_it_loads_anything(
     assert code == 2
     assert "has no adapter yet" in err
     assert "finish the run first" in err
+
+
+def test_names_are_no_markup_and_move_no_cursor(tmp_path: Path) -> None:
+    """A silo may be called as it likes, and a run may come from somebody else."""
+    name = "ward [/3] [link=http://evil]here[/link] \x1b]0;title\x07\x1b[2J $10_$20"
+    run = finished_run(tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["silo"] = name if row["silo"] == rows[0]["silo"] else row["silo"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code, out, _ = invoke("show", run)
+    assert code == 0
+    assert "ward [/3] [link=http://evil]here[/link] \\x1b]0;title\\x07\\x1b[2J $10_$20" in out
+    assert "\x1b" not in out
+    code, _, said = invoke("report", run)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("privacy.json", "[]"),
+        ("privacy.json", '{"epsilon": {"server": 5}}'),
+        ("result.json", '{"seconds": "long"}'),
+        ("metrics.jsonl", '{"silo": "a", "when": "before", "nll": "x"}\n'),
+    ],
+)
+def test_a_run_of_another_shape_is_damaged(tmp_path: Path, file: str, content: str) -> None:
+    run = finished_run(tmp_path / "run")
+    (run / file).write_text(content, encoding="utf-8")
+    code, out, _ = invoke("ls", "--runs", tmp_path)
+    assert (code, "damaged" in out) == (0, True)
+    code, out, said = invoke("show", run)
+    assert (code, "is damaged" in said, "Traceback" in said + out) == (2, True, False)

@@ -177,6 +177,16 @@ def test_a_site_names_its_own_data_whatever_the_server_names(network: Network) -
     assert found.engine.cache_folder is None
 
 
+@pytest.mark.parametrize(
+    "text", ["a: &a [x, x]\nb: [*a, *a]", "[" * 3000, "seed: 2024-13-45", "seed: !!float abc", "5"]
+)
+def test_a_text_of_the_servers_that_is_none_is_refused_and_no_more(text: str) -> None:
+    from privet.engines.party import understood
+
+    with pytest.raises(Refused, match="refused: config"):
+        understood(text)
+
+
 def test_a_site_opens_no_model_because_a_server_names_it(network: Network, small_folder: Path) -> None:
     """A folder of the site's machine, or a name that a hub would be asked for; the site's own file may name it."""
     folder = shutil.copytree(small_folder, network.base / "elsewhere")

@@ -97,7 +97,7 @@ def test_a_message_carries_the_codec_bit_for_bit(kind: str, seed: int) -> None:
     schema = wire.Schema(fields(1 << 16))
     sent = wire.encode(pack(codec), schema)
     assert sent == wire.encode(pack(codec), schema)
-    received = unpack(wire.decode(sent, schema))
+    received = unpack(wire.decode(sent, schema), codec.dimension)
     assert pack(received).keys() == pack(codec).keys()
     assert wire.encode(pack(received), schema) == sent
     rows = normal(seed, 3, D)

@@ -179,7 +179,7 @@ class TestEveryNetwork:
     def test_a_message_carries_it_bit_for_bit(self, trained: dict[str, Autoencoder], network: str) -> None:
         codec, schema = trained[network], wire.Schema(fields(1 << 20))
         sent = wire.encode(pack(codec), schema)
-        received = unpack(wire.decode(sent, schema))
+        received = unpack(wire.decode(sent, schema), codec.dimension)
         assert wire.encode(pack(received), schema) == sent
         rows = low_rank(6, 2)
         assert np.array_equal(received.encode(rows), codec.encode(rows))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -252,8 +254,20 @@ def test_a_broken_message_makes_no_codec(broken: dict[str, object]) -> None:
 def test_a_header_of_any_form_makes_a_codec_or_is_refused(header: bytes) -> None:
     """Whoever takes a codec knows two ways in which it is none; another would be a crash, and count as one."""
     pools: dict[str, Any] = {name: np.zeros(0, dtype) for dtype, name in POOLS.items()}
+    said = re.search(rb'"dimension":(-?[0-9]+)', header)
     with pytest.raises(RoundAborted):
-        unpack({"codec": header, **pools})
+        unpack({"codec": header, **pools}, int(said[1]) if said else 8)
+
+
+def test_a_codec_for_another_number_of_values_is_not_made() -> None:
+    """A header of a hundred bytes would take two gigabytes before anybody asked what it is for."""
+    pools: dict[str, Any] = {name: np.zeros(0, dtype) for dtype, name in POOLS.items()}
+    header = b'{"kind":"per_tensor","dimension":2147483647,"parts":0,"provenance":"SEED"}'
+    tracemalloc.start()
+    with pytest.raises(RoundAborted, match="another number of values"):
+        unpack({"codec": header, **pools}, 8)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_error_feedback_returns_what_was_lost() -> None:

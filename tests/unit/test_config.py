@@ -211,3 +211,23 @@ def test_the_hash_names_what_a_run_computes_and_nothing_else() -> None:
         {"sealing": {"kind": "encrypted"}},
     ):
         assert config_hash(config(**other)) != base
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: 2024-13-45", "seed: 0x_", "seed: !!float abc", "seed: " + "[" * 3000]
+)
+def test_what_yaml_itself_stumbles_over_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PrivetError, match="is not valid YAML"):
+        read_yaml(path)
+    with pytest.raises(PrivetError, match="not valid YAML"):
+        with_overrides(RAW, [text.replace(": ", "=", 1)])
+
+
+def test_a_value_that_stands_for_many_is_not_written_out() -> None:
+    """A few hundred bytes of aliases are gigabytes in full."""
+    value: Any = ["x"] * 8
+    for _ in range(40):
+        value = [value] * 8
+    assert len(str(problems({**RAW, "seed": value})["seed"])) < 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from support.finished_run import LAYOUT, finished_run
 
 from privet.errors import PrivetError
-from privet.export import export
+from privet.export import PEFT_KEYS, export
 from privet.report.record import RunRecord
 
 
@@ -178,3 +179,23 @@ def test_the_card_says_where_the_test_model_is(record: RunRecord, tmp_path: Path
     assert "`privet fetch small`" in card
     assert 'from_pretrained("small")' not in card
     assert str(Path.home()) not in card
+
+
+def test_a_card_holds_no_code_or_markup_of_whoever_made_the_run(record: RunRecord, tmp_path: Path) -> None:
+    path = record.adapter / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert set(config) <= PEFT_KEYS, "all that runs write is handed on"
+    name = 'x")\nimport os; os.system("true")#'
+    path.write_text(
+        json.dumps({**config, "base_model_name_or_path": name, "auto_mapping": "x"}), encoding="utf-8"
+    )
+    statement = {**(record.privacy or {}), "guarantee": "None.\n\n<script>x</script>"}
+    record.folder.write_json("privacy.json", statement)
+    export(RunRecord.open(record.folder.path), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    code = card.split("```python\n")[1].split("```")[0]
+    assert "import os; os" not in [line[:13] for line in code.splitlines()]
+    assert ast.literal_eval(ast.parse(code).body[2].value.args[0]) == name  # type: ignore[attr-defined]  # an assignment of a call
+    assert "<script>" not in card
+    handed = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert "auto_mapping" not in handed

@@ -128,3 +128,30 @@ def test_the_environment_names_no_host(tmp_path: Path) -> None:
     text = str(describe_environment())
     assert platform.node() not in text or not platform.node()
     assert str(tmp_path) not in text
+
+
+def test_a_folder_from_somebody_else_leads_nowhere(tmp_path: Path) -> None:
+    """A link in it would have a file of the reader's overwritten by a report, or published with an export."""
+    mine = tmp_path / "authorized_keys"
+    mine.write_text("mine", encoding="utf-8")
+    for name in ("dp_event.json", ".report.html.new", "adapter"):
+        folder = settled(tmp_path / name.strip("."))
+        (folder / name).symlink_to(mine)
+        with pytest.raises(PrivetError, match="is a link"):
+            RunFolder.open(folder.path)
+        if name.startswith("."):
+            folder.write("report.html", "theirs")
+        elif name.endswith("json"):
+            with pytest.raises(PrivetError, match="cannot be written"):
+                folder.append(name, {"row": 1})
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
+def test_rows_end_at_the_first_that_is_none(tmp_path: Path) -> None:
+    folder = settled(tmp_path / "run")
+    folder.append("rounds.jsonl", {"text": "one line\u2028of text"})
+    for broken in (b"5\n", b'{"a": "\xff"}\n', b"[" * 100_000 + b"\n"):
+        whole = (folder / "rounds.jsonl").read_bytes()
+        (folder / "rounds.jsonl").write_bytes(whole + broken)
+        assert folder.rows("rounds.jsonl") == [{"text": "one line\u2028of text"}]
+        (folder / "rounds.jsonl").write_bytes(whole)

@@ -23,6 +23,7 @@ from typer.core import TyperGroup
 
 from privet import __version__
 from privet.errors import PrivetError
+from privet.plain import plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +74,12 @@ def fail(message: str, parts: dict[str, Any], ctx: Any) -> None:
 
 def say(text: str) -> None:
     """One message for people, on stderr, without markup."""
-    typer.echo(text, err=True)
+    typer.echo(plain_lines(text), err=True)
+
+
+def tell(text: str) -> None:
+    """A verb's answer in words, on stdout."""
+    typer.echo(plain_lines(text))
 
 
 def answer(value: Any) -> None:
@@ -85,7 +91,7 @@ def show(*parts: Any) -> None:
     """Tables and text on stdout, as wide as the terminal; at least 100 columns where there is none."""
     console = _console(sys.stdout)
     for part in parts:
-        console.print(part)
+        console.print(plain_lines(part) if isinstance(part, str) else part)
 
 
 def stderr_console() -> Console:
@@ -97,7 +103,8 @@ def _console(stream: Any) -> Console:
     from rich.console import Console
 
     width = None if stream.isatty() or os.environ.get("COLUMNS") else 120
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    # A silo's name, or a run that somebody else made, may hold what would be taken for markup.
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 @contextlib.contextmanager

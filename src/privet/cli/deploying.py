@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from privet.cli.app import Interrupted, JsonOption, SetOption, answer, app, say
+from privet.cli.app import Interrupted, JsonOption, SetOption, answer, app, say, tell
 from privet.errors import PrivetError
 
 _GROUP: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None}
@@ -152,7 +152,7 @@ def ledger(kit: SiteKit, json_: JsonOption = False) -> None:
         "observer of each run who sees least noise)"
     )
     for run, epsilon in found["runs"].items():
-        typer.echo(f"  {run}: {'no finite epsilon' if epsilon is None else numbers.epsilon(epsilon)}")
+        tell(f"  {run}: {'no finite epsilon' if epsilon is None else numbers.epsilon(epsilon)}")
 
 
 @app.command()
@@ -208,7 +208,7 @@ def submit(
     if json_:
         answer(status)
     else:
-        typer.echo(f"{run}: {status['state']}" + (f" ({status['reason']})" if status.get("reason") else ""))
+        tell(f"{run}: {status['state']}" + (f" ({status['reason']})" if status.get("reason") else ""))
     if status["state"] == "failed":
         raise typer.Exit(1)
 
@@ -232,11 +232,11 @@ def status(
     if json_:
         answer({"connected": connected, "runs": runs})
         return
-    typer.echo("no server answers" if connected is None else f"connected: {', '.join(connected) or 'nobody'}")
+    tell("no server answers" if connected is None else f"connected: {', '.join(connected) or 'nobody'}")
     for each, facts in runs.items():
-        typer.echo(f"{each}: {facts['state']}" + (f" ({facts['reason']})" if facts.get("reason") else ""))
+        tell(f"{each}: {facts['state']}" + (f" ({facts['reason']})" if facts.get("reason") else ""))
         if "round" in facts:
-            typer.echo(f"  {_round(facts)}")
+            tell(f"  {_round(facts)}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from privet.cli.app import JsonOption, answer, app
+from privet.cli.app import JsonOption, answer, app, tell
 
 keys = typer.Typer(
     help="Make this site's key, put rosters together, sign and show them.",
@@ -119,7 +119,7 @@ def _show(roster: Any, path: Path, as_json: bool) -> None:
         }
         answer({**document, "complete": not unsigned})
         return
-    typer.echo("\n".join([str(path), *describe(roster)]))
+    tell("\n".join([str(path), *describe(roster)]))
     if wrong:
         typer.echo(
             f"{len(wrong)} of {len(roster.members)} signatures do not match: the roster was changed after it was "

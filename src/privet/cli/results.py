@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from privet.cli.app import JsonOption, answer, app, show
+from privet.cli.app import JsonOption, answer, app, show, tell
 from privet.errors import PrivetError
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its name under ./runs.")]
@@ -37,7 +37,7 @@ def list_runs(runs: RunsOption = Path("runs"), json_: JsonOption = False) -> Non
 
     show(runs_table(records))
     for path in damaged:
-        typer.echo(f"{path}: damaged")
+        tell(f"{path}: damaged")
 
 
 @app.command("show")
@@ -72,6 +72,6 @@ def compare(
     from privet.cli.tables import compare_markdown, compare_table
 
     if markdown:
-        typer.echo(compare_markdown(records))
+        tell(compare_markdown(records))
     else:
         show(compare_table(records))

@@ -7,7 +7,9 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from privet.plain import plain_lines
 from privet.report import numbers
 from privet.report.record import ObserverRow, RunRecord
 
@@ -233,9 +235,23 @@ def _accuracy(row: Mapping[str, Any]) -> str:
     return numbers.percent_interval(row.get("accuracy"), row.get("accuracy_low"), row.get("accuracy_high"))
 
 
+class _Plain(Table):
+    """A table whose cells are what they are: no markup, and nothing that moves a cursor."""
+
+    def add_column(self, header: Any = "", *more: Any, **options: Any) -> None:
+        super().add_column(_text(header), *more, **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*map(_text, cells), **options)
+
+
+def _text(cell: Any) -> Any:
+    return Text(plain_lines(cell)) if isinstance(cell, str) else cell
+
+
 def _table(title: str | None, *, header: bool = True) -> Table:
-    return Table(
-        title=title,
+    return _Plain(
+        title=None if title is None else plain_lines(title),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

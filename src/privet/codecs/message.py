@@ -102,15 +102,19 @@ def pack(codec: Codec) -> Body:
     return body
 
 
-def unpack(body: Mapping[str, Any]) -> Codec:
+def unpack(body: Mapping[str, Any], dimension: int) -> Codec:
     """The codec in a body of :func:`pack`.
+
+    Args:
+        body: What came from the server.
+        dimension: Trained values of the run; a codec for another number is not even made.
 
     Raises:
         RoundAborted: if the header and the arrays do not fit each other, or make no codec.
         PrivetError: if they make one that cannot be.
     """
     try:
-        return _unpack(body)
+        return _unpack(body, dimension)
     except (RoundAborted, PrivetError):
         raise
     except (
@@ -119,7 +123,7 @@ def unpack(body: Mapping[str, Any]) -> Codec:
         raise RoundAborted("codec message: its parts make no codec") from None
 
 
-def _unpack(body: Mapping[str, Any]) -> Codec:
+def _unpack(body: Mapping[str, Any], dimension: int) -> Codec:
     raw = body.get(HEADER)
     try:
         header = json.loads(raw if isinstance(raw, bytes) else b"")
@@ -145,6 +149,8 @@ def _unpack(body: Mapping[str, Any]) -> Codec:
         at[pool] += count
     if any(at[dtype] != len(pools[dtype]) for dtype in POOLS):
         raise RoundAborted("codec message: numbers are left over")
+    if found.get("dimension", dimension) != dimension:
+        raise RoundAborted("codec message: it is for another number of values")
     return from_body(found)
 
 

@@ -105,7 +105,8 @@ def made_from_public(body: Body, longest: int) -> tuple[list[Example], Codec | N
         raise WireError("wrong-shape", _LENGTHS)
     cuts = np.cumsum(lengths)[:-1]
     rows = zip(np.split(tokens, cuts), np.split(supervised, cuts), strict=True)
-    return [Example(f"public/{n}", ids.copy(), which) for n, (ids, which) in enumerate(rows)], unpack(body)
+    examples = [Example(f"public/{n}", ids.copy(), which) for n, (ids, which) in enumerate(rows)]
+    return examples, unpack(body, int(str(body["dimension"])))
 
 
 def installed() -> dict[str, str]:

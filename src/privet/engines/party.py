@@ -164,7 +164,7 @@ class Party:
 
     def _join(self, body: Body, invitation: bytes) -> Joined:
         asked = understood(str(body["config"]))
-        self._same_versions(json.loads(str(body["versions"])))
+        self._same_versions(_mapping(str(body["versions"])))
         joined = join(self.home, self.run, self.roster, self.number, asked, body, self.log)
         return replace(joined, invitation=invitation)
 
@@ -176,6 +176,26 @@ class Party:
             raise Refused("refused: other-versions", f"versions differ from the server's: {listed}")
 
 
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Refused("refused: malformed", "the server's versions are no mapping")
+    return found
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """YAML in which nothing stands for something else: a few hundred bytes would otherwise become gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.composer.ComposerError(problem="aliases have no place in what a server sends")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
 def understood(text: str) -> Config:
     """A run's configuration as it came from the server.
 
@@ -183,8 +203,8 @@ def understood(text: str) -> Config:
         Refused: if this version does not understand it.
     """
     try:
-        return parse(yaml.safe_load(text))
-    except (yaml.YAMLError, ConfigError, TypeError, AttributeError):
+        return parse(yaml.load(text, _WithoutAliases))  # a SafeLoader
+    except (yaml.YAMLError, ConfigError, TypeError, AttributeError, ValueError, RecursionError):
         raise Refused(
             "refused: config", "the run's configuration is not understood by this version"
         ) from None

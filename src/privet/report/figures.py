@@ -32,7 +32,7 @@ STYLE: dict[Any, Any] = {
     "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
     "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.frameon": False, "legend.fontsize": 8.5,
     "legend.labelcolor": MUTED, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    "lines.linewidth": 1.5, "figure.constrained_layout.use": True,
+    "lines.linewidth": 1.5, "figure.constrained_layout.use": True, "text.parse_math": False,
 }  # fmt: skip
 
 

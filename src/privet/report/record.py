@@ -101,14 +101,12 @@ class RunRecord:
         folder = RunFolder.open(path)
         try:
             config = yaml.safe_load((folder / MARK).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             config = None
         if not isinstance(config, dict) or "system" not in config:
-            raise PrivetError(
-                "is damaged", field=str(folder / MARK), hint="start the run again with `privet run --fresh`"
-            )
+            raise _damaged(folder / MARK)
         privacy, unaccounted = _privacy(folder, config)
-        return cls(
+        record = cls(
             folder,
             config,
             privacy,
@@ -119,6 +117,16 @@ class RunRecord:
             _optional(folder, "audit.json"),
             unaccounted,
         )
+        try:
+            record.as_dict()
+        except (
+            TypeError,
+            AttributeError,
+            LookupError,
+            ValueError,
+        ):  # numbers that are text, lists that are none
+            raise _damaged(path) from None
+        return record
 
     @property
     def name(self) -> str:
@@ -292,6 +300,10 @@ class RunRecord:
         }
 
 
+def _damaged(path: Path) -> PrivetError:
+    return PrivetError("is damaged", field=str(path), hint="start the run again with `privet run --fresh`")
+
+
 def find(name: str, runs: Path = Path("runs")) -> Path:
     """The folder of a run that is named by its path, or by its name under ``runs``.
 
@@ -327,7 +339,9 @@ def _privacy(folder: RunFolder, config: Mapping[str, Any]) -> tuple[dict[str, An
 def _optional(folder: RunFolder, name: str) -> dict[str, Any] | None:
     if not (folder / name).exists():
         return None
-    loaded: dict[str, Any] = folder.read_json(name)
+    loaded = folder.read_json(name)
+    if not isinstance(loaded, dict):
+        raise _damaged(folder / name)
     return loaded
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,7 +195,12 @@ def test_a_message_fires_no_event(kit: Path, runner: type[Any]) -> None:
     event.set_header(FedEventHeader.EVENT_TYPE, EventType.SYSTEM_END)
     handlers = AuxRunner(SimpleNamespace())
     receiver = runner()
-    engine = SimpleNamespace(register_aux_message_handler=handlers.register_aux_message_handler)
+    engine = SimpleNamespace(
+        register_aux_message_handler=handlers.register_aux_message_handler,
+        # For a thread of FLARE's, which would have nothing to fire here but that it runs into an error.
+        new_context=lambda: nullcontext(FLContext()),
+        fire_event=lambda **what: None,
+    )
     context = FLContext()
     context.get_engine = lambda: engine
     context.get_run_abort_signal = Signal

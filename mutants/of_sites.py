@@ -42,8 +42,8 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         "a ledger that was lost taken for an empty one",
         (
             "site_ledger.py",
-            'if _count(found.get(path.parent.name)) < int.from_bytes(path.read_bytes(), "big"):',
-            "if False:",
+            "            if _count(found.get(name)) < count:",
+            "            if False:",
         ),
         tests=(LOST_LEDGER,),
     ),
@@ -53,8 +53,8 @@ SITE_MUTANTS: tuple[Mutant, ...] = (
         tests=(PUT_BACK,),
     ),
     mutant(
-        "a server that was put back ends the run that sites are ahead of",
-        ("engines/serving.py", 'if reason == f"refused: {REPLAYED}":', "if False:"),
+        "a server that was put back is told that sites are missing",
+        ("engines/serving.py", 'if (op, reason) == (JOIN, f"refused: {REPLAYED}"):', "if False:"),
         tests=(PUT_BACK_AT_SERVER,),
     ),
     mutant(

@@ -148,17 +148,20 @@ def read_ledger(folder: RunFolder) -> Ledger | None:
         The ledger; ``None`` if the run had not come so far.
 
     Raises:
-        PrivetError: if the checkpoint is damaged or of another version.
+        PrivetError: if the checkpoint is damaged, of another version, or older than the rounds that were opened.
     """
-    path = folder / FILE
+    path, rows = folder / FILE, folder.rows("rounds.jsonl")
     if not path.exists():
+        refuse_older(folder, None, rows)
         return None
     content = _content(path)[_CONFIG_BYTES:]
     try:
         body: dict[str, Any] = dict(wire.decode(content, _schema(len(content))))
-        return Ledger.from_json(json.loads(body["ledger"]))
+        ledger = Ledger.from_json(json.loads(body["ledger"]))
     except (wire.WireError, PrivetError) as error:
         raise _unusable(path, str(error)) from None
+    refuse_older(folder, body["number"], rows)
+    return ledger
 
 
 def _content(path: Path) -> bytes:

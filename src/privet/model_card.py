@@ -48,9 +48,9 @@ def model_card(record: RunRecord, *, base: str, parameters: int, audit: bool = T
     record = record if audit else replace(record, audit=None)
     parts = [
         _metadata(base),
-        f"# LoRA adapter of the run {record.name}",
+        f"# LoRA adapter of the run {_words(record.name)}",
         f"Fine-tuned over several silos with privet {__version__}, system "
-        f"`{record.system}`, from `{base}`. {parameters:,} values in its tensors.",
+        f"{_code(record.system)}, from {_code(base)}. {parameters:,} values in its tensors.",
         *_notes(record),
         "## Use",
         f"```python\n{_usage(base)}\n```",
@@ -80,7 +80,7 @@ def _metadata(base: str) -> str:
 
 
 def _notes(record: RunRecord) -> list[str]:
-    return ["\n".join(f"> {text}" for text in found)] if (found := warnings(record)) else []
+    return ["\n".join(f"> {_words(text)}" for text in found)] if (found := warnings(record)) else []
 
 
 def _prompt(record: RunRecord) -> list[str]:
@@ -91,14 +91,15 @@ def _prompt(record: RunRecord) -> list[str]:
         return ["The run wrote no template down."]
     kind, facts = str(template.get("kind")), {"template": str(template.get("kind"))}
     if kind == "chat" and template.get("messages"):
-        facts["conversation"] = f"column `{template['messages']}`; the last turn of the assistant is learned"
+        column = _code(template["messages"])
+        facts["conversation"] = _Marked(f"column {column}; the last turn of the assistant is learned")
     else:
         facts |= {name: _literal(template[name]) for name in ("prompt", "completion") if template.get(name)}
     if kind == "chat":
         facts["system message"] = _literal(template["system"]) if template.get("system") else "none"
     if verbalisers := template.get("verbalisers"):
-        facts["answer by label"] = ", ".join(
-            f"{label}: {_literal(word)}" for label, word in verbalisers.items()
+        facts["answer by label"] = _Marked(
+            ", ".join(f"{_words(label)}: {_literal(word)}" for label, word in verbalisers.items())
         )
     facts["tokens at most (max_length)"] = f"{data.get('max_length')}; longer prompts lost their beginning"
     how = (
@@ -112,11 +113,21 @@ def _prompt(record: RunRecord) -> list[str]:
     ]
 
 
-def _literal(text: Any) -> str:
-    """Text with its spaces and line ends to be seen; in a code span that no mark within it ends."""
-    shown = json.dumps(str(text), ensure_ascii=False)
+class _Marked(str):
+    """Text that is Markdown already; whatever else a run wrote down is text and becomes `_words`."""
+
+
+def _literal(text: Any) -> _Marked:
+    """Text with its spaces and line ends to be seen."""
+    return _code(json.dumps(str(text), ensure_ascii=False))
+
+
+def _code(text: Any) -> _Marked:
+    """Text in a code span that no mark within it ends."""
+    shown = plain(str(text))
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    return f"{fence}{shown}{fence}"
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return _Marked(f"{fence}{pad}{shown}{pad}{fence}")
 
 
 def _usage(base: str) -> str:
@@ -248,11 +259,9 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that ends neither its cell nor its line; in a code span it stays as it is otherwise."""
-    text = " ".join(text.split("\n")).replace("|", "\\|")
-    return text if text.startswith("`") and text.endswith("`") else html.escape(text, quote=False)
+    return (text if isinstance(text, _Marked) else _words(text)).replace("|", "\\|")
 
 
 def _words(text: Any) -> str:
-    """Text of one line without markup of its own."""
-    return html.escape(plain(str(text)), quote=False)
+    """Text of one line without HTML, links or pictures in it."""
+    return html.escape(plain(str(text)), quote=False).replace("](", "]\\(")

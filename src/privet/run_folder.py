@@ -172,7 +172,7 @@ class RunFolder:
         """
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise PrivetError(
                 "is missing or damaged",
                 field=str(self.path / name),

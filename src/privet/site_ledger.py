@@ -69,6 +69,11 @@ class SiteLedger:
         Raises:
             PrivetError: if the file is damaged, or lacks what was charged.
         """
+        # Read before the ledger, which is written first: what another job charges meanwhile is in both or in it alone.
+        charged = {
+            path.parent.name: int.from_bytes(path.read_bytes(), "big")
+            for path in sorted(self.folder.glob(f"*/{WITNESS}") if self.folder else ())
+        }
         found: dict[str, Ledger] = {}
         try:
             if ENTRY in self.store:
@@ -80,10 +85,10 @@ class SiteLedger:
                 field=str(self.store.path(ENTRY)),
                 hint="restore it from a backup; without it nobody knows what these records were used for",
             ) from None
-        for path in sorted(self.folder.glob(f"*/{WITNESS}")) if self.folder else ():
-            if _count(found.get(path.parent.name)) < int.from_bytes(path.read_bytes(), "big"):
+        for name, count in charged.items():
+            if _count(found.get(name)) < count:
                 raise PrivetError(
-                    f"this site's ledger lacks answers that were given in the run {path.parent.name}",
+                    f"this site's ledger lacks answers that were given in the run {name}",
                     field=str(self.store.path(ENTRY)),
                     hint="it was lost, or is an old copy; docs/deploy.md, 'Backups', says what to do",
                 )

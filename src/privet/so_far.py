@@ -32,14 +32,11 @@ def statement_so_far(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, 
         As `privet.privacy.statement.privacy_statement`; ``None`` if nothing was charged yet.
 
     Raises:
-        PrivetError: if the checkpoint is damaged, or missing though rounds were opened.
+        PrivetError: if the checkpoint is damaged, or missing or older though rounds were opened.
     """
     rounds = folder.rows("rounds.jsonl")
     ledger = checkpoint.read_ledger(folder)
-    if ledger is None:
-        checkpoint.refuse_older(folder, None, rounds)
-        return None
-    if not ledger.releases:
+    if ledger is None or not ledger.releases:
         return None
     terms = {**_terms(config), **(folder.read_json(TERMS) if (folder / TERMS).exists() else {})}
     survivors = [len(row["survivors"]) for row in rounds]

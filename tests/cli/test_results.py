@@ -161,8 +161,12 @@ def test_evaluate_refuses_an_unfinished_run_before_it_loads_anything(
 
 def test_names_are_no_markup_and_move_no_cursor(tmp_path: Path) -> None:
     """A silo may be called as it likes, and a run may come from somebody else."""
+    statement = json.loads((finished_run(tmp_path / "run") / "privacy.json").read_text(encoding="utf-8"))
     name = "ward [/3] [link=http://evil]here[/link] \x1b]0;title\x07\x1b[2J $10_$20"
-    run = finished_run(tmp_path / "run")
+    run = tmp_path / "run"
+    for row in statement["epsilon"].values():
+        row |= {"clt": 1.0, "clt_note": "noted \x1b[2J"}
+    (run / "privacy.json").write_text(json.dumps(statement), encoding="utf-8")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row["silo"] = name if row["silo"] == rows[0]["silo"] else row["silo"]
@@ -181,6 +185,13 @@ def test_names_are_no_markup_and_move_no_cursor(tmp_path: Path) -> None:
         ("privacy.json", "[]"),
         ("privacy.json", '{"epsilon": {"server": 5}}'),
         ("result.json", '{"seconds": "long"}'),
+        ("result.json", '{"bytes_up": 1e400}'),
+        ("privacy.json", "[" * 100_000),
+        ("privacy.json", '{"unit": "record", "delta": "abc"}'),
+        ("privacy.json", '{"stages": [5]}'),
+        ("privacy.json", '{"epsilon": {"server": {"value": 1.0, "rdp": "x"}}}'),
+        ("rounds.jsonl", '{"round": 0, "survivors": 5}\n'),
+        ("metrics.jsonl", '{"silo": "a", "when": "after", "nll": 1.0, "accuracy_low": "x"}\n'),
         ("metrics.jsonl", '{"silo": "a", "when": "before", "nll": "x"}\n'),
     ],
 )
@@ -190,4 +201,4 @@ def test_a_run_of_another_shape_is_damaged(tmp_path: Path, file: str, content: s
     code, out, _ = invoke("ls", "--runs", tmp_path)
     assert (code, "damaged" in out) == (0, True)
     code, out, said = invoke("show", run)
-    assert (code, "is damaged" in said, "Traceback" in said + out) == (2, True, False)
+    assert (code, "damaged" in said, "Traceback" in said + out) == (2, True, False)

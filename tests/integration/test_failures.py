@@ -185,6 +185,8 @@ def test_a_checkpoint_that_was_lost_or_put_back_is_not_gone_on_from(
         assert error["field"] == str(out / FILE)
         assert "count the run as if it had gone to its end" in error["hint"]
         assert {name: (out / name).read_bytes() for name in whole} == whole, "what contradicts it stays"
+        with pytest.raises(PrivetError, match=said):
+            checkpoint.read_ledger(RunFolder(out))
         (out / FILE).touch()
     (out / FILE).write_bytes(saved[-1])
     assert CliRunner().invoke(app, resume).exit_code == 0
@@ -276,6 +278,7 @@ def test_a_full_disk_under_the_log_and_the_adapter(tmp_path: Path, monkeypatch: 
     (tmp_path / "out" / "log.txt").unlink()
     (tmp_path / "out" / "log.txt").mkdir()
     (tmp_path / "out" / FILE).unlink()
+    (tmp_path / "out" / "rounds.jsonl").unlink()
     with pytest.raises((PrivetError, OSError)) as wrong:
         privet.runs.start(config(), to_yaml(config()), tmp_path / "out", resume=True)
     assert "log.txt" in str(wrong.value)

@@ -238,7 +238,8 @@ def test_a_server_that_was_put_back_ends_no_run_by_an_old_ledger(network: Networ
     shutil.rmtree(folder)
     shutil.copytree(backup, folder)
     assert network.go(rounds=3) == "failed"
-    assert "hosp-a answered later rounds than this server knows of" in network.server.status("run")["reason"]
+    said = network.server.status("run")["reason"]
+    assert "hosp-a answered later rounds than this server knows of" in said
     assert not (folder / "privacy.json").exists()
     assert [network.home(name).ledger.runs()["run"].to_json() for name in SITES] == charged
 

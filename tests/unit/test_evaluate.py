@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,8 @@ def rewrite(run: Path, tmp_path: Path, data: dict[str, Any]) -> Path:
     copy.mkdir()
     facts = yaml.safe_load((run / "resolved.yaml").read_text()) | {"data": data}
     (copy / "resolved.yaml").write_text(yaml.safe_dump(facts))
-    (copy / "adapter").symlink_to(run / "adapter")
-    (copy / "privacy.json").symlink_to(run / "privacy.json")
+    shutil.copytree(run / "adapter", copy / "adapter")
+    shutil.copyfile(run / "privacy.json", copy / "privacy.json")
     return copy
 
 

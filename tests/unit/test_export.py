@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file, save_file
 from support.finished_run import LAYOUT, finished_run
 
@@ -185,17 +186,30 @@ def test_a_card_holds_no_code_or_markup_of_whoever_made_the_run(record: RunRecor
     path = record.adapter / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     assert set(config) <= PEFT_KEYS, "all that runs write is handed on"
-    name = 'x")\nimport os; os.system("true")#'
+    name = 'x")\nimport os; os.system("true")#`x'
     path.write_text(
         json.dumps({**config, "base_model_name_or_path": name, "auto_mapping": "x"}), encoding="utf-8"
     )
-    statement = {**(record.privacy or {}), "guarantee": "None.\n\n<script>x</script>"}
+    bad = "`a`<img src=x>`b`\r# Heading [click](http://evil) "
+    statement = {**(record.privacy or {}), "guarantee": "None.\n\n<script>x</script>", "reason": bad}
+    rows = (record.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    silo = {**json.loads(rows[0]), "silo": bad}
+    (record.folder / "metrics.jsonl").write_text(
+        "\n".join([json.dumps(silo), *rows]) + "\n", encoding="utf-8"
+    )
+    words = {"kind": "classification", "prompt": "{text}", "verbalisers": {"0": " <neg>", "1": " R&B"}}
+    raw = {**record.config, "data": {"template": words}}
+    record.folder.write("resolved.yaml", yaml.safe_dump(raw))
     record.folder.write_json("privacy.json", statement)
     export(RunRecord.open(record.folder.path), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     code = card.split("```python\n")[1].split("```")[0]
     assert "import os; os" not in [line[:13] for line in code.splitlines()]
     assert ast.literal_eval(ast.parse(code).body[2].value.args[0]) == name  # type: ignore[attr-defined]  # an assignment of a call
-    assert "<script>" not in card
+    for mark in ("<script>", "<img", "](http", "\r"):
+        assert mark not in card
+    assert "\n# Heading" not in card
+    assert '`" <neg>"`' in card, "answers stand as they are learned"
+    assert '`" R&B"`' in card
     handed = json.loads((tmp_path / "out" / "adapter_config.json").read_text(encoding="utf-8"))
     assert "auto_mapping" not in handed

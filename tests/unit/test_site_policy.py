@@ -16,6 +16,7 @@ from privet.config import Config
 from privet.data_config import JsonlData
 from privet.engines.homes import SiteSettings
 from privet.engines.party import at_site
+from privet.errors import PrivetError
 from privet.keys import SecretStore
 from privet.plan import planned_ledger
 from privet.privacy.accountants import adaptive, headline
@@ -114,6 +115,34 @@ def test_two_jobs_of_a_site_see_each_others_charges(tmp_path: Path) -> None:
     one.admit(RoundId(0))
     two.admit(RoundId(0))
     assert sorted(ledger(tmp_path).runs()) == ["one", "two"]
+
+
+def test_what_another_job_charges_meanwhile_is_no_loss(tmp_path: Path) -> None:
+    """The ledger is read without its lock; another job's charge between two reads is in the later one."""
+
+    class Store(SecretStore):
+        reading = False
+
+        def read(self, name: str) -> bytes:
+            content = super().read(name)
+            if Store.reading:
+                Store.reading = False
+                other.admit(RoundId(1))
+            return content
+
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    policy = SitePolicy(max_epsilon=1e6)
+    other = SiteLedger(SecretStore(tmp_path / "ledger"), policy, runs).open("other", resolved())
+    other.admit(RoundId(0))
+    Store.reading = True
+    site = SiteLedger(Store(tmp_path / "ledger"), policy, runs)
+    assert site.runs()["other"].releases
+    assert not Store.reading
+    assert other.charged(site.runs()).total() == 2
+    site.store.path(ENTRY).unlink()
+    with pytest.raises(PrivetError, match="lacks answers"):
+        site.runs()
 
 
 def test_attempts_at_a_round_are_limited_by_the_site(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def epsilon_table(title: str, rows: Sequence[ObserverRow]) -> Table:
         table.add_row(row.name, numbers.epsilon(row.epsilon), row.method, *checks, sees)
     notes = {row.clt_note for row in rows if row.clt is not None and row.clt_note}
     if notes:
-        table.caption = f"CLT: {'; '.join(sorted(notes))}. The guarantee is the column ε."
+        table.caption = plain_lines(f"CLT: {'; '.join(sorted(notes))}. The guarantee is the column ε.")
     return table
 
 

@@ -297,7 +297,7 @@ def join(
     try:
         account = home.ledger.open(run, early)
     except PrivetError as error:
-        raise Refused("refused: ledger", error.message) from None
+        raise Refused("refused: ledger", f"{error.message}; {error.hint}") from None
     config = at_site(asked, settings)
     material = gather(config, each_alone=True)
     for note in material.notes:

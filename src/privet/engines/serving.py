@@ -12,7 +12,7 @@ from privet.cast import Observe, check_weights
 from privet.codec_schedule import follows_public
 from privet.config import Config, load
 from privet.engines.homes import FOLDER, ServerHome
-from privet.engines.joining import REPLAYED, agreement, invitation
+from privet.engines.joining import JOIN, REPLAYED, agreement, invitation
 from privet.engines.remote import Interrupted, RemoteEngine, SegmentEnded, Transport
 from privet.errors import PrivetError
 from privet.federation import Blueprint, Federation
@@ -89,10 +89,11 @@ class AtSites:
         ahead: list[str] = []
 
         def failed(op: str, party: int, reason: str, unsigned: bool) -> None:
-            if reason == f"refused: {REPLAYED}":
+            # Whoever goes on with a run invites first; later on one site could end it by this word.
+            if (op, reason) == (JOIN, f"refused: {REPLAYED}"):
                 ahead.append(self.roster.members[party].name)
-                if self.roster.size - len(set(ahead)) < resolved.trust.min_survivors:
-                    raise _put_back(folder, sorted(set(ahead)))
+                if self.roster.size - len(ahead) < resolved.trust.min_survivors:
+                    raise _put_back(folder, ahead)
             facts = {"site": self.roster.members[party].name, "op": op, "reason": reason}
             observe("dropped", {**facts, "by": UNSIGNED} if unsigned else facts)
 
@@ -112,7 +113,7 @@ class AtSites:
 
 
 def _put_back(folder: RunFolder, ahead: list[str]) -> PrivetError:
-    """Why a run does not end here: its ledger would lack what these sites answered, and without them no round opens."""
+    """Why a run does not go on: its ledger would lack what these sites answered, and without them no round opens."""
     return PrivetError(
         f"{', '.join(ahead)} answered later rounds than this server knows of",
         field=str(folder.path),

@@ -105,28 +105,10 @@ class RunRecord:
             config = None
         if not isinstance(config, dict) or "system" not in config:
             raise _damaged(folder / MARK)
-        privacy, unaccounted = _privacy(folder, config)
-        record = cls(
-            folder,
-            config,
-            privacy,
-            _optional(folder, "result.json"),
-            _optional(folder, "env.json") or {},
-            tuple(folder.rows("rounds.jsonl")),
-            tuple(folder.rows("metrics.jsonl")),
-            _optional(folder, "audit.json"),
-            unaccounted,
-        )
         try:
-            record.as_dict()
-        except (
-            TypeError,
-            AttributeError,
-            LookupError,
-            ValueError,
-        ):  # numbers that are text, lists that are none
-            raise _damaged(path) from None
-        return record
+            return _checked(_read(cls, folder, config))
+        except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError):
+            raise _damaged(path) from None  # numbers that are text, lists that are none
 
     @property
     def name(self) -> str:
@@ -298,6 +280,42 @@ class RunRecord:
             "adapter": str(self.adapter) if self.adapter.exists() else None,
             "report": str(self.folder / "report.html") if (self.folder / "report.html").exists() else None,
         }
+
+
+def _read(cls: type[RunRecord], folder: RunFolder, config: Mapping[str, Any]) -> RunRecord:
+    privacy, unaccounted = _privacy(folder, config)
+    return cls(
+        folder,
+        config,
+        privacy,
+        _optional(folder, "result.json"),
+        _optional(folder, "env.json") or {},
+        tuple(folder.rows("rounds.jsonl")),
+        tuple(folder.rows("metrics.jsonl")),
+        _optional(folder, "audit.json"),
+        unaccounted,
+    )
+
+
+def _checked(record: RunRecord) -> RunRecord:
+    """The record, if what is shown of it is of the form in which runs write it; else any error of Python's."""
+    facts = record.as_dict()
+    numbers = [facts["delta"], facts["seconds"], facts["bytes_up"], facts["bytes_down"]]
+    for observer in record.observers:
+        numbers += [observer.epsilon, observer.exact, observer.pld, observer.rdp, observer.clt]
+    for silo in record.silos:
+        for row in (silo.before, silo.after):
+            numbers += [
+                row.get(name) for name in ("nll", "nll_se", "accuracy", "accuracy_low", "accuracy_high")
+            ]
+    for stage in record.stages:
+        numbers += [stage["noise_multiplier"], stage["count"]]
+    for row in record.rounds:
+        numbers += [len(row.get("survivors", ())), row.get("direction_norm")]
+    for number in numbers:
+        if not isinstance(number, int | float | None):
+            raise TypeError(number)
+    return record
 
 
 def _damaged(path: Path) -> PrivetError:

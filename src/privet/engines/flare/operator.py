@@ -74,12 +74,12 @@ def _sign_in(kit: Path, user: str) -> Session:
             while True:
                 try:
                     return new_secure_session(user, str(kit), timeout=_LOGIN_SECONDS)
-                except FLCommunicationError:
-                    if time.monotonic() > end:
-                        raise _nobody(kit) from None
+                except FLCommunicationError as fault:
+                    if "failed to challenge server" not in str(fault) or time.monotonic() > end:
+                        raise _nobody(kit, str(fault)) from None
                     time.sleep(_AGAIN_SECONDS)
-    except _REFUSED:
-        raise _nobody(kit) from None
+    except _REFUSED as fault:
+        raise _nobody(kit, str(fault)) from None
     finally:
         logging.disable(logging.NOTSET)
 
@@ -93,9 +93,9 @@ def _check_port(kit: Path) -> None:
         raise _nobody(kit) from None
 
 
-def _nobody(kit: Path) -> PrivetError:
+def _nobody(kit: Path, why: str = "") -> PrivetError:
     return PrivetError(
-        "no server answers",
+        f"no server answers{f' this kit: {why}' if why else ''}",
         field="--kit",
         given=kit.parent,
         hint="start it first, on this machine: privet server start --kit DIR",

@@ -18,22 +18,14 @@ from privet.report.record import RunRecord
 
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "adapter_config.json", "adapter_model.safetensors", "README.md"
 AUDIT_FILE = "audit.json"
-# The configuration is left out: it may name folders of the machine that the run was made on.
 PEFT_KEYS = frozenset(
     {
-        *(
-            "peft_type",
-            "task_type",
-            "base_model_name_or_path",
-            "inference_mode",
-            "r",
-            "lora_alpha",
-            "lora_dropout",
-        ),
-        *("bias", "fan_in_fan_out", "target_modules", "layers_to_transform"),
+        *("peft_type", "task_type", "base_model_name_or_path", "inference_mode", "target_modules"),
+        *("layers_to_transform", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out"),
     }
 )
 """What runs write; whatever else stands in an adapter's configuration is not handed on."""
+# The run's configuration is left out: it may name folders of the machine that the run was made on.
 EVIDENCE = ("privacy.json", "dp_event.json", "metrics.jsonl", AUDIT_FILE)
 HUB_NAMES = {EMBEDDED_MODEL: "HuggingFaceTB/SmolLM2-135M-Instruct"}
 

@@ -77,7 +77,7 @@ class RunFolder:
                     hint="name another folder with --out",
                 )
         # What is thrown away may have been one; it is not followed.
-        _no_links([path / SIGN] if fresh else path.rglob("*"))
+        _no_links([path / SIGN] if fresh else _everything(path))
         path.mkdir(parents=True, exist_ok=True)
         (path / SIGN).touch(mode=0o600)
         return cls(path)
@@ -96,7 +96,7 @@ class RunFolder:
                 given=path,
                 hint="`privet ls` lists the runs here; without --resume a new run starts",
             )
-        _no_links(path.rglob("*"))
+        _no_links(_everything(path))
         sign = path / SIGN
         if sign.exists() and sign.read_bytes() == _BEING_CLEARED:
             raise PrivetError(
@@ -224,6 +224,12 @@ def unwritable(error: OSError, path: Path | str) -> PrivetError:
 
 def _is_run(path: Path) -> bool:
     return (path / SIGN).is_file() or (path / MARK).is_file()
+
+
+def _everything(folder: Path) -> Iterator[Path]:
+    """All in a folder, links not followed; what a run replaces meanwhile is in nobody's way."""
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
 
 
 def _no_links(paths: Iterable[Path]) -> None:

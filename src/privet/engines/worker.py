@@ -288,9 +288,7 @@ def main(kit: str, run: str, name: str) -> None:
             write_answer(answers, NOT_ANSWERED, refused.reason.encode("ascii", "replace"))
         except (KeyboardInterrupt, SystemExit):
             raise
-        except (
-            BaseException
-        ) as error:  # anything may go wrong in training, a panic too; only its type may leave
+        except BaseException as error:  # whatever went wrong, a panic too; only its type may leave
             for line in "".join(traceback.format_exception(error)).splitlines():
                 log(f"run {run}, {op}: | {line}")
             write_answer(answers, NOT_ANSWERED, f"failed: {type(error).__name__}".encode("ascii", "replace"))

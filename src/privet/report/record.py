@@ -106,7 +106,7 @@ class RunRecord:
         if not isinstance(config, dict) or "system" not in config:
             raise _damaged(folder / MARK)
         try:
-            return _checked(_read(cls, folder, config))
+            return _checked(_read(folder, config))
         except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError):
             raise _damaged(path) from None  # numbers that are text, lists that are none
 
@@ -282,9 +282,10 @@ class RunRecord:
         }
 
 
-def _read(cls: type[RunRecord], folder: RunFolder, config: Mapping[str, Any]) -> RunRecord:
+def _read(folder: RunFolder, config: Mapping[str, Any]) -> RunRecord:
+    """What stands in the folder beside its configuration."""
     privacy, unaccounted = _privacy(folder, config)
-    return cls(
+    return RunRecord(
         folder,
         config,
         privacy,

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,8 +242,10 @@ def test_a_disk_that_fills_up_anywhere_loses_nothing(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def small_files() -> Iterator[None]:
+def small_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernel refuses to let a file grow beyond 4 kB, as a quota would."""
+    # Python 3.11 would leave what it compiles meanwhile cut off, for good.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     yield

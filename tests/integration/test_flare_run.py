@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("flare")
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path_factory.mktemp("consortium"))
+    made = Consortium(tmp_path_factory.mktemp("consortium"), phases=True)
     try:
         made.start_all()
         yield made
@@ -47,7 +47,7 @@ def test_a_run_over_flare_is_the_run_of_one_process(consortium: Consortium, loca
 
 def test_a_server_that_is_busy_for_seconds_is_waited_for(consortium: Consortium) -> None:
     """FLARE gives it two for its first answer, and then ends with a stack trace."""
-    server = min(consortium.processes("server"))
+    server = consortium.main_process("server")
     os.kill(server, signal.SIGSTOP)
     on = threading.Timer(4.0, os.kill, (server, signal.SIGCONT))
     on.start()
@@ -60,10 +60,13 @@ def test_a_server_that_is_busy_for_seconds_is_waited_for(consortium: Consortium)
 def test_a_server_that_is_killed_in_a_round_goes_on_as_another_job(
     consortium: Consortium, local: bytes
 ) -> None:
+    until("the end of the last job", lambda: not consortium.processes("server", "runner_process"))
+    consortium.pace(1.0)
     consortium.submit("killed", consortium.config())
     until("a round", lambda: consortium.round_of("killed") >= 1, pause=0.01)
     assert len(consortium.kill("server")) == 2, "the server and its job's process"
     assert consortium.round_of("killed") < 3, "killed too late to show anything"
+    consortium.pace(0)
     consortium.start("server")
     consortium.connected(*SITES)
     operator = consortium.operator()

@@ -253,6 +253,10 @@ class Consortium:
                     found.append(int(entry.name))
         return sorted(found)
 
+    def main_process(self, machine: str) -> int:
+        """Id of the process that `start` started."""
+        return self._processes[machine].pid
+
     def kill(self, machine: str, part: str = "") -> list[int]:
         """kill -9 of a machine's processes."""
         found = self.processes(machine, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -392,7 +393,11 @@ def test_a_forked_process_gets_a_memory_file_of_its_own() -> None:
     path = memory.path
     inode = os.fstat(int(path.rsplit("/", 1)[1])).st_ino
     read, write = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # newer Pythons: other threads exist; none is used
+        child = os.fork()
     if child == 0:
         own = os.fstat(int(memory.path.rsplit("/", 1)[1])).st_ino
         os.write(write, str(own).encode())

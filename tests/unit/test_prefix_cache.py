@@ -146,10 +146,10 @@ def test_warming_fills_groups_up_with_spare_records_and_changes_no_bit(
     shapes = shapes_of_passes(monkeypatch)
     monkeypatch.setattr("privet.frozen_prefix.keeps_bits", lambda run, rows: True)
     warmed.warm(asked, iter(spare))
-    # 32 places of 16 tokens of which 2 are asked for, 16 of 32 tokens with 1: the spare ones get the rest, in order.
-    assert sorted(shapes) == [(16, 32), (32, 16)]
+    # 16 places of 16 tokens of which 2 are asked for, 8 of 32 tokens with 1: the spare ones get the rest, in order.
+    assert sorted(shapes) == [(8, 32), (16, 16)]
     kept = [s for s in spare if warmed.key(s) in warmed._cache]
-    assert kept == [*spare[1:31], *spare[-3:]]
+    assert kept == [*spare[1:15], *spare[-3:]]
     shapes.clear()
     warmed.warm(asked, iter(spare))
     found = warmed.states([*asked, *kept])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path: Path) -> None:
 def test_runs_are_found_by_path_and_listed_oldest_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("b", "a"):
-        finished_run(tmp_path / "runs" / name, rounds=0, ended=False)
+    for began, name in enumerate(("b", "a")):
+        path = finished_run(tmp_path / "runs" / name, rounds=0, ended=False)
+        os.utime(path / "resolved.yaml", (began, began))
     (tmp_path / "runs" / "notes").mkdir()
     assert [path.name for path in find_all(tmp_path / "runs")] == ["b", "a"]
     monkeypatch.chdir(tmp_path)

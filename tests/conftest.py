@@ -29,9 +29,10 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(autouse=True)
 def _threads_as_before() -> Iterator[None]:
-    """A run sets its process's number of threads; what the next test computes with does not follow from it."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else None
+    """A test that runs something sets its process's number of threads; that of the next does not follow from it."""
+    before = (
+        sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1
+    )  # as OMP_NUM_THREADS above
     yield
-    if torch:
-        torch.set_num_threads(before)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(before)

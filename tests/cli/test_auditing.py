@@ -113,7 +113,7 @@ def test_codecs_of_public_records_are_attacked_too(run: Path, codec: str) -> Non
 
 
 def test_noise_of_an_audit_is_real_unless_the_run_s_was_not(run: Path) -> None:
-    """At a level of 1e-6, since nothing fixes what is drawn here."""
+    """At a level of 1e-6, since with real secrets nothing fixes what is drawn."""
     real = load(run.parent / "small.yaml", ["insecure_test_seed=null"])
     material = gather(real, ignore)
     known = real.model_copy(update={"insecure_test_seed": 5})

@@ -19,6 +19,7 @@ from privet.cli import VERBS, app
 from privet.init_template import template
 
 HEAVY = (
+    "numpy",
     "torch",
     "transformers",
     "peft",
@@ -29,7 +30,7 @@ HEAVY = (
     "nvflare",
     "datasets",
 )
-LIBRARIES = "import pydantic, typer, yaml, rich.console, numpy"
+LIBRARIES = "import pydantic, typer, yaml"
 """What the quick verbs stand on."""
 PROBE = """
 import sys, time
@@ -71,8 +72,8 @@ def test_quick_verbs_import_nothing_heavy_and_answer_in_a_second(arguments: list
         if spent < 1:
             return
         alone.append(_spent(LIBRARIES)[0])
-    # A slow machine takes longer for the libraries alone: 0.45 s each, libraries and verbs, where a second was set.
-    assert min(seconds) < 2.3 * min(alone), (seconds, alone)
+    # On a slow machine against the libraries alone, which took 0.14 s where verbs took 0.4 s and a second was set.
+    assert min(seconds) < 6.5 * min(alone), (seconds, alone)
 
 
 def _spent(code: str) -> tuple[float, str]:

@@ -246,6 +246,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernel refuses to let a file grow beyond 4 kB, as a quota would."""
     # Python 3.11 would leave what it compiles meanwhile cut off, for good.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     yield

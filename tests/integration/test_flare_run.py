@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("flare")
 
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Consortium]:
-    made = Consortium(tmp_path_factory.mktemp("consortium"), phases=True)
+    made = Consortium(tmp_path_factory.mktemp("consortium"))
     try:
         made.start_all()
         yield made
@@ -57,23 +57,32 @@ def test_a_server_that_is_busy_for_seconds_is_waited_for(consortium: Consortium)
         on.join()
 
 
+def killed_in_a_round(consortium: Consortium) -> str:
+    """The name of a run whose server was killed after its first round and before its last; it runs again."""
+    for attempt in range(
+        3
+    ):  # rounds take less than a second: a machine that is held up for longer kills too late
+        run = f"killed-{attempt}"
+        until("the end of the last job", lambda: not consortium.processes("server", "runner_process"))
+        consortium.submit(run, consortium.config())
+        until("a round", lambda: consortium.round_of(run) >= 1, pause=0.01)  # noqa: B023 - called at once
+        dead = consortium.kill("server")
+        consortium.start("server")
+        consortium.connected(*SITES)
+        if len(dead) == 2 and consortium.round_of(run) < 3:  # the server and its job's process
+            return run
+    raise AssertionError("killed too late to show anything, three times")
+
+
 def test_a_server_that_is_killed_in_a_round_goes_on_as_another_job(
     consortium: Consortium, local: bytes
 ) -> None:
-    until("the end of the last job", lambda: not consortium.processes("server", "runner_process"))
-    consortium.pace(1.0)
-    consortium.submit("killed", consortium.config())
-    until("a round", lambda: consortium.round_of("killed") >= 1, pause=0.01)
-    assert len(consortium.kill("server")) == 2, "the server and its job's process"
-    assert consortium.round_of("killed") < 3, "killed too late to show anything"
-    consortium.pace(0)
-    consortium.start("server")
-    consortium.connected(*SITES)
+    run = killed_in_a_round(consortium)
     operator = consortium.operator()
-    operator.start_job("killed")
-    assert operator.follow("killed")["state"] == "finished"
-    assert adapter(consortium, "killed") == local
-    rows = consortium.server.run_folder("killed") / "dp_event.json"
+    operator.start_job(run)
+    assert operator.follow(run)["state"] == "finished"
+    assert adapter(consortium, run) == local
+    rows = consortium.server.run_folder(run) / "dp_event.json"
     assert '"count": 3' in rows.read_text(encoding="utf-8"), "the ledger goes on where it was"
     for name in SITES:
-        assert consortium.charged(name, "killed") == 3, "no release twice"
+        assert consortium.charged(name, run) == 3, "no release twice"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from privet.privacy.calibration import calibrate
 from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sampling, Shares
 from privet.privacy.pairs import dominating_pair, loss_distribution
 
-MOST_TRIED = 12
+MOST_TRIED = 8
 CASES = json.loads((Path(__file__).parents[1] / "cases" / "accounting.json").read_text())
 RELATIONS: tuple[Relation, ...] = ("zero-out", "add-remove", "replace-one")
 
@@ -300,8 +301,12 @@ def test_calibration_is_verified_tight_and_fast(rounds: int, target: float) -> N
         tried.append(sigma)
         return [Release("a", sigma, rounds, sampled(0.02))]
 
+    headline(planned(1.0), 1e-5)  # loads what it needs
+    tried.clear()
+    started = time.process_time()
     sigma = calibrate(planned, target, 1e-5)
-    assert len(tried) <= MOST_TRIED, "each is accounted for, which takes some 0.15 s"
+    assert time.process_time() - started < 5, "0.4 to 0.9 s where it was set"
+    assert len(tried) <= MOST_TRIED
     assert target * (1 - 2e-3) <= headline(planned(sigma), 1e-5) <= target
 
 

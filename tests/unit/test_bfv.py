@@ -394,9 +394,8 @@ def test_a_forked_process_gets_a_memory_file_of_its_own() -> None:
     inode = os.fstat(int(path.rsplit("/", 1)[1])).st_ino
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # newer Pythons: other threads exist; none is used
+        # Newer Pythons warn of other threads; the child uses none.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         own = os.fstat(int(memory.path.rsplit("/", 1)[1])).st_ino

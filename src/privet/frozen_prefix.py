@@ -25,8 +25,8 @@ from privet.prefix_cache import Bytes, PrefixCache
 from privet.sequences import LENGTH_STEP, Shape, TokenSequence, padded_length
 
 GROUP_TOKENS = 256
-"""Groups of 512 hold more dummies where a silo draws some 30 records a round, and were no faster by the token
-(float32 without AMX: 400 records took 9.6 s, here 8.6; bfloat16 was not tried)."""
+"""Groups of 512 hold more dummies where a silo draws some 30 records a round, and were no faster by the token in
+float32 on a processor without AMX; bfloat16 was not tried."""
 _WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 

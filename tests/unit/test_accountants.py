@@ -27,6 +27,7 @@ from privet.privacy.events import AnyRelease, NoGuarantee, Relation, Release, Sa
 from privet.privacy.pairs import dominating_pair, loss_distribution
 
 MOST_TRIED = 8
+"""Noise multipliers that a calibration accounts for at most: four to eight, and always the same."""
 CASES = json.loads((Path(__file__).parents[1] / "cases" / "accounting.json").read_text())
 RELATIONS: tuple[Relation, ...] = ("zero-out", "add-remove", "replace-one")
 
